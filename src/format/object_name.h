@@ -1,0 +1,68 @@
+// Names of stored objects. A name says which KV (chain key), in which form (profile, codec), and
+// which part of it (layer range, head group); `kind` tells the segment from its marker.
+//
+// As text (store keys, digests, logs), pure ASCII, lower case:
+//   ss1:{<64 hex digits of the chain key>}:<profile>.<codec>:l<first>+<count>:h<group>of<groups>:<seg|mark>
+// The braces are a Redis Cluster hash tag: all objects of a chunk live in one slot.
+#ifndef SHADOWSERVE_FORMAT_OBJECT_NAME_H_
+#define SHADOWSERVE_FORMAT_OBJECT_NAME_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "format/chunk_key.h"
+#include "format/kv_layout.h"
+
+namespace shadowserve {
+
+// A profile is a quantizer (contract.md, "Profiles"); the codec is the lossless coder behind it.
+// Numbers are stored: never reuse one.
+enum class Profile : uint8_t { kRaw = 1, kLossless = 2, kQ8 = 3 };
+enum class CodecId : uint8_t { kNone = 0, kDeflate = 1, kZstd = 2 };
+std::string_view ProfileName(Profile profile);
+std::string_view CodecName(CodecId codec);
+Result<Profile> ParseProfile(std::string_view name);
+Result<CodecId> ParseCodec(std::string_view name);
+
+enum class ObjectKind : uint8_t { kSegment = 1, kMarker = 2 };
+
+// 48 bytes, no padding, comparable and hashable as bytes.
+struct ObjectName {
+  ChunkKey key;
+  Profile profile = Profile::kRaw;
+  CodecId codec = CodecId::kNone;
+  ObjectKind kind = ObjectKind::kSegment;
+  uint8_t reserved = 0;
+  uint16_t first_layer = 0;
+  uint16_t layer_count = 0;
+  uint16_t head_group = 0;
+  uint16_t head_groups = 1;
+  uint32_t reserved2 = 0;
+
+  bool operator==(const ObjectName&) const = default;
+  ObjectName AsKind(ObjectKind other) const {
+    ObjectName copy = *this;
+    copy.kind = other;
+    return copy;
+  }
+};
+static_assert(sizeof(ObjectName) == 48);
+
+std::string ToString(const ObjectName& name);
+// The exact inverse of ToString; kInvalidArgument for any other text.
+Result<ObjectName> ParseObjectName(std::string_view text);
+// SHA-256 of ToString(name): binds an object's contents to its name.
+Digest NameDigest(const ObjectName& name);
+
+struct ObjectNameHash {
+  size_t operator()(const ObjectName& name) const;
+};
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_FORMAT_OBJECT_NAME_H_
