@@ -1,0 +1,190 @@
+// What the data plane counts about itself. One Metrics object is made in main and passed by
+// reference to whoever counts; an exporter and the documentation test read it through Rows().
+// docs/metrics.md has the same rows as Rows(), and a test compares them.
+//
+// Thread-safe, wait-free and without allocation, but for Rows(): every value is one relaxed atomic.
+// Relaxed is enough: no reader draws conclusions from the order of two values.
+#ifndef SHADOWSERVE_BASE_METRICS_H_
+#define SHADOWSERVE_BASE_METRICS_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+
+namespace shadowserve {
+
+// Only ever grows.
+class Counter {
+ public:
+  void Add(uint64_t n = 1) { value_.fetch_add(n, std::memory_order_relaxed); }
+  uint64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> value_ = 0;
+};
+
+// A level: goes up and down.
+class Gauge {
+ public:
+  void Set(int64_t value) { value_.store(value, std::memory_order_relaxed); }
+  void Add(int64_t n) { value_.fetch_add(n, std::memory_order_relaxed); }
+  int64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int64_t> value_ = 0;
+};
+
+// Time spent working: kept in whole nanoseconds, exported in seconds. Negative spans count as 0.
+class BusyTime {
+ public:
+  void AddNs(int64_t ns) {
+    if (ns > 0) value_ns_.fetch_add(ns, std::memory_order_relaxed);
+  }
+  int64_t value_ns() const { return value_ns_.load(std::memory_order_relaxed); }
+  double seconds() const { return static_cast<double>(value_ns()) * 1e-9; }
+
+ private:
+  std::atomic<int64_t> value_ns_ = 0;
+};
+
+// How often a duration fell at or below each bound. Negative values and NaN count as 0 s.
+class Histogram {
+ public:
+  static constexpr std::array<double, 14> kBoundsSeconds = {
+      0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0};
+
+  struct Snapshot {
+    // counts[i]: at or below kBoundsSeconds[i] and above the bound before it; the last: above all.
+    std::array<uint64_t, kBoundsSeconds.size() + 1> counts = {};
+    uint64_t count = 0;  // the sum of counts
+    double sum_seconds = 0;
+  };
+
+  void Observe(double seconds);
+  Snapshot Take() const;
+
+ private:
+  std::array<std::atomic<uint64_t>, kBoundsSeconds.size() + 1> counts_ = {};
+  BusyTime sum_;
+};
+
+// Label values. Each enum ends with kCount, which is no value; LabelName gives the text.
+enum class LookupLabel : uint8_t { kHit, kPartial, kMiss, kError, kCount };
+enum class FetchLabel : uint8_t {
+  kOk,
+  kNotFound,
+  kCorrupt,
+  kCancelled,
+  kDeadline,
+  kUnavailable,
+  kOther,
+  kCount
+};
+// Towards the engine (fetch) or towards the store (save).
+enum class DirectionLabel : uint8_t { kIn, kOut, kCount };
+// The first four are the fetch stages, the last three those of a save.
+enum class StageLabel : uint8_t {
+  kNetwork,
+  kDecode,
+  kDequantize,
+  kWrite,
+  kRead,
+  kQuantize,
+  kEncode,
+  kCount
+};
+enum class PoolLabel : uint8_t { kFetch, kSave, kCount };
+enum class SlabStateLabel : uint8_t { kFree, kUsed, kCount };
+enum class SaveLabel : uint8_t { kStored, kPresent, kCount };
+enum class DropLabel : uint8_t {
+  kNoSlab,
+  kQueueFull,
+  kNotHeld,
+  kStoreFull,
+  kStoreError,
+  kEngineGone,
+  kReadError,
+  kShutdown,
+  kCount
+};
+enum class CorruptLabel : uint8_t { kSegment, kMarker, kBlock, kName, kCount };
+enum class RoleLabel : uint8_t { kScheduler, kWorker, kCount };
+
+std::string_view LabelName(LookupLabel label);
+std::string_view LabelName(FetchLabel label);
+std::string_view LabelName(DirectionLabel label);
+std::string_view LabelName(StageLabel label);
+std::string_view LabelName(PoolLabel label);
+std::string_view LabelName(SlabStateLabel label);
+std::string_view LabelName(SaveLabel label);
+std::string_view LabelName(DropLabel label);  // also the <reason> of SaveDone "dropped:<reason>"
+std::string_view LabelName(CorruptLabel label);
+std::string_view LabelName(RoleLabel label);
+
+// The label under which a load that ended with this code is counted.
+FetchLabel FetchLabelOf(StatusCode code);
+
+// One instrument per label value: metrics.lookups[LookupLabel::kHit].Add().
+template <typename Label, typename Instrument>
+class Labelled {
+ public:
+  static constexpr size_t kSize = static_cast<size_t>(Label::kCount);
+  Instrument& operator[](Label label) { return values_[static_cast<size_t>(label)]; }
+  const Instrument& operator[](Label label) const { return values_[static_cast<size_t>(label)]; }
+
+ private:
+  std::array<Instrument, kSize> values_;
+};
+
+struct Metrics {
+  Labelled<LookupLabel, Counter> lookups;
+  Counter fetch_tokens;
+  Labelled<FetchLabel, Counter> fetch_requests;
+  Labelled<DirectionLabel, Counter> wire_bytes;
+  Labelled<DirectionLabel, Counter> kv_bytes;
+  Labelled<StageLabel, BusyTime> stage_busy;
+  Labelled<StageLabel, Gauge> stage_inflight;
+  Histogram fetch_seconds;
+  // Set by the exporter's refresh callback, just before a scrape.
+  Labelled<PoolLabel, Labelled<SlabStateLabel, Gauge>> slabs;
+  Labelled<SaveLabel, Counter> saves;
+  Labelled<DropLabel, Counter> saves_dropped;
+  Labelled<CorruptLabel, Counter> corrupt;
+  Labelled<RoleLabel, Gauge> sessions;
+  // Set by the exporter's refresh callback, just before a scrape.
+  Gauge store_objects;
+  Gauge store_bytes;
+};
+
+enum class MetricType : uint8_t { kCounter, kGauge, kHistogram };
+std::string_view MetricTypeName(MetricType type);
+
+struct MetricLabel {
+  std::string_view key;  // empty: no label
+  std::string_view value;
+};
+
+// One time series. Rows of one metric follow each other and share name, type and help.
+struct MetricRow {
+  std::string_view name;
+  MetricType type = MetricType::kCounter;
+  std::string_view help;  // one line; says the unit
+  std::array<MetricLabel, 2> labels;
+  std::variant<const Counter*, const Gauge*, const BusyTime*, const Histogram*> source;
+
+  // Now, in the unit of the help text. REQUIRES: type is not kHistogram.
+  double Value() const;
+};
+
+// The rows point into `metrics`, which must outlive them. Allocates: for exporters and tests.
+std::vector<MetricRow> Rows(const Metrics& metrics);
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_BASE_METRICS_H_
