@@ -1,13 +1,16 @@
 // What KV bytes mean and where they lie: all size and address arithmetic of the project.
 //
 // Two views of the same values:
-//  * canonical (wire, store): [layer][head][K|V][token][dim], the same for every page size, physical
+//  * canonical (wire, store): [layer][head][K|V][token][dim], the same for every page size,
+//  physical
 //    layout, TP and PP size;
 //  * pages (engine memory): a PageLayout, strides read from vLLM's layout description.
-// A PLANE is one (layer, head, K or V) of one chunk: kChunkTokens x head_dim values. Everything moves
-// in planes or parts of planes; no quantity below is ever taken from a store or a peer unchecked.
+// A PLANE is one (layer, head, K or V) of one chunk: kChunkTokens x head_dim values. Everything
+// moves in planes or parts of planes; no quantity below is ever taken from a store or a peer
+// unchecked.
 //
-// Nothing here does I/O or allocates (but for the vectors of PageLayout). Thread-safe: plain values.
+// Nothing here does I/O or allocates (but for the vectors of PageLayout). Thread-safe: plain
+// values.
 #ifndef SHADOWSERVE_FORMAT_KV_LAYOUT_H_
 #define SHADOWSERVE_FORMAT_KV_LAYOUT_H_
 
@@ -24,8 +27,9 @@ namespace shadowserve {
 constexpr uint32_t kChunkTokens = 256;
 // A layer range holds as many layers as keep a chunk's KV over all heads within this, at least one.
 constexpr uint64_t kLayerRangeBytesMax = uint64_t{4} << 20;
-// Symbols of one block, the independently decodable unit. 65,535 B is the most that a single-segment
-// DPDK compressdev operation takes (a BlueField's mlx5 driver has no scatter-gather).
+// Symbols of one block, the independently decodable unit. 65,535 B is the most that a
+// single-segment DPDK compressdev operation takes (a BlueField's mlx5 driver has no
+// scatter-gather).
 constexpr uint32_t kBlockSymbolsTarget = 32 * 1024;
 constexpr uint32_t kBlockSymbolsMax = 65'535;
 // Bounds of what is accepted anywhere; far above real models, low enough that no product overflows.
@@ -40,9 +44,9 @@ Result<KvDtype> ParseDtype(std::string_view name);  // "bf16", "fp16", "fp8_e4m3
 
 // The whole model's KV, independent of parallelism.
 struct ModelShape {
-  uint32_t layers = 0;       // all registered attention layers, drafters included
-  uint32_t kv_heads = 0;     // over all TP ranks
-  uint32_t head_dim = 0;     // of K and of V
+  uint32_t layers = 0;    // all registered attention layers, drafters included
+  uint32_t kv_heads = 0;  // over all TP ranks
+  uint32_t head_dim = 0;  // of K and of V
   KvDtype dtype = KvDtype::kBf16;
   uint32_t head_groups = 1;  // deployment constant; divides kv_heads
 
@@ -76,6 +80,9 @@ struct SegmentShape {
   bool operator==(const SegmentShape&) const = default;
 };
 SegmentShape SegmentShapeOf(const ModelShape& shape, uint32_t range_index, uint32_t head_group);
+// Bounds of a shape that comes from outside (a segment's own header): kInvalidArgument names the
+// field. A shape that passes overflows nothing below.
+Status CheckSegmentShape(const SegmentShape& shape);
 
 // One plane within a segment; index runs [layer][head][K|V].
 struct PlaneIndex {
@@ -129,7 +136,8 @@ struct PageLayout {
   PlaneStride v;
 };
 // Refuses, by name, a layout that does not fit `shape`, whose cells would leave a region of
-// `region_bytes`, or whose rank does not hold whole head groups. kInvalidArgument / kUnsupported.
+// `region_bytes` or overlap within a plane, or whose rank does not hold whole head groups.
+// kInvalidArgument / kUnsupported.
 Status CheckPageLayout(const PageLayout& layout, const ModelShape& shape, uint64_t region_bytes);
 // Offset of token 0 of `page` for a plane of model layer `layer`, model head `head`.
 // REQUIRES: a checked layout, page < page_count, layer and head held by this rank.

@@ -1,6 +1,7 @@
-// Markers: a small object per (chunk, layer range, head group), written after its segment. A chunk is
-// present when every marker that the asking engine needs is. The grammar stands in marker.cc and in
-// docs/chunk_format.md. Fixed size; CRC32C over all of it; bound to its name; authentication reserved.
+// Markers: a small object per (chunk, layer range, head group), written after its segment. A chunk
+// is present when every marker that the asking engine needs is. The grammar stands in marker.cc and
+// in docs/chunk_format.md. Fixed size; CRC32C over all of it; bound to its name; authentication
+// reserved.
 #ifndef SHADOWSERVE_FORMAT_MARKER_H_
 #define SHADOWSERVE_FORMAT_MARKER_H_
 
@@ -17,7 +18,7 @@ constexpr size_t kMarkerBytes = 128;
 
 struct Marker {
   uint64_t segment_bytes = 0;  // stored size of the segment it vouches for
-  uint32_t segment_crc = 0;    // CRC32C of the segment's header and table: its tag until keys are set
+  uint32_t segment_crc = 0;  // CRC32C of the segment's header and table: its tag until keys are set
   bool operator==(const Marker&) const = default;
 };
 

@@ -2,7 +2,8 @@
 // which part of it (layer range, head group); `kind` tells the segment from its marker.
 //
 // As text (store keys, digests, logs), pure ASCII, lower case:
-//   ss1:{<64 hex digits of the chain key>}:<profile>.<codec>:l<first>+<count>:h<group>of<groups>:<seg|mark>
+//   ss1:{<64 hex digits of the chain
+//   key>}:<profile>.<codec>:l<first>+<count>:h<group>of<groups>:<seg|mark>
 // The braces are a Redis Cluster hash tag: all objects of a chunk live in one slot.
 #ifndef SHADOWSERVE_FORMAT_OBJECT_NAME_H_
 #define SHADOWSERVE_FORMAT_OBJECT_NAME_H_
@@ -33,7 +34,7 @@ enum class ObjectKind : uint8_t { kSegment = 1, kMarker = 2 };
 
 // 48 bytes, no padding, comparable and hashable as bytes.
 struct ObjectName {
-  ChunkKey key;
+  ChunkKey key = {};
   Profile profile = Profile::kRaw;
   CodecId codec = CodecId::kNone;
   ObjectKind kind = ObjectKind::kSegment;

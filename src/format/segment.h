@@ -4,12 +4,13 @@
 //   header (fixed) | block table | side bytes (e.g. q8 scales) | block 0 | block 1 | ...
 //   block = plain bytes (stored as they are) | coded bytes (codec of this block)
 //
-// Sizes of side, plain and symbol bytes follow from the profile and the SegmentShape, never from the
-// object; the object only says how long each block's coded part is. Three rules make hostile input
-// harmless: every length is checked against the object's real size before use; the header and table
-// are covered by one CRC32C, the side bytes by one, each block's stored bytes by one; and the header
-// holds the digest of the object's full name, so that a valid object under a wrong name is refused.
-// Authentication fields (key id, algorithm, nonce, tag) are reserved and must be zero until used.
+// Sizes of side, plain and symbol bytes follow from the profile and the SegmentShape, never from
+// the object; the object only says how long each block's coded part is. Three rules make hostile
+// input harmless: every length is checked against the object's real size before use; the header and
+// table are covered by one CRC32C, the side bytes by one, each block's stored bytes by one; and the
+// header holds the digest of the object's full name, so that a valid object under a wrong name is
+// refused. Authentication fields (key id, algorithm, nonce, tag) are reserved and must be zero
+// until used.
 #ifndef SHADOWSERVE_FORMAT_SEGMENT_H_
 #define SHADOWSERVE_FORMAT_SEGMENT_H_
 
@@ -26,8 +27,9 @@ namespace shadowserve {
 uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t seed = 0);
 
 // Bytes per element as a profile stores them. A block of n elements has plain(n) + symbols(n) bytes
-// before coding. raw: n*dtype symbols. lossless: n plain (sign+mantissa byte) + n symbols (exponent).
-// q8: n symbols; side: one f32 scale per (layer, K|V, token), order [layer][K|V][token].
+// before coding. raw: n*dtype symbols. lossless: n plain (sign+mantissa byte) + n symbols
+// (exponent). q8: n symbols; side: one f32 scale per (layer, K|V, token), order
+// [layer][K|V][token].
 struct ProfileBytes {
   uint32_t plain_per_element = 0;
   uint32_t symbols_per_element = 0;
@@ -37,6 +39,7 @@ struct ProfileBytes {
 Result<ProfileBytes> ProfileBytesOf(Profile profile, const SegmentShape& shape);
 
 // Upper bound of a stored segment's bytes: every block stored uncoded.
+// REQUIRES: ProfileBytesOf(profile, shape).ok().
 uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape);
 // Bytes in front of the side bytes.
 uint64_t SegmentHeadBytes(const SegmentShape& shape);
@@ -58,7 +61,8 @@ struct BlockView {
 class SegmentReader {
  public:
   // Checks everything but the blocks' own CRCs: sizes, header and side CRC, name, shape, profile.
-  // `name` and `shape` are what the reader asked for. kCorrupt (message names the field) on any doubt.
+  // `name` and `shape` are what the reader asked for. kCorrupt (message names the field) on any
+  // doubt.
   static Result<SegmentReader> Open(std::span<const std::byte> object, const ObjectName& name,
                                     const SegmentShape& shape);
   uint32_t block_count() const { return block_count_; }
@@ -77,15 +81,15 @@ class SegmentReader {
   uint64_t next_offset_ = 0;
 };
 
-// Fills a caller's buffer with one segment. Steps, in this order: Start; write side() bytes; for each
-// block fill BlockSpace() with plain bytes then coded bytes and call FinishBlock; Finish.
+// Fills a caller's buffer with one segment. Steps, in this order: Start; write side() bytes; for
+// each block fill BlockSpace() with plain bytes then coded bytes and call FinishBlock; Finish.
 class SegmentWriter {
  public:
   // REQUIRES: buffer.size() >= SegmentBytesMax(name.profile, shape).
   SegmentWriter(std::span<std::byte> buffer, const ObjectName& name, const SegmentShape& shape);
   std::span<std::byte> side();
-  BlockRange block_range() const;          // of the block being written
-  std::span<std::byte> BlockSpace();       // at least plain + symbol bytes
+  BlockRange block_range() const;     // of the block being written
+  std::span<std::byte> BlockSpace();  // at least plain + symbol bytes
   // The block's plain bytes are complete and `coded_bytes` of coded data follow them.
   void FinishBlock(CodecId codec, uint32_t coded_bytes);
   bool done() const;

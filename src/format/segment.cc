@@ -1,0 +1,316 @@
+// Segment format v1. All integers little-endian; no padding but the zero bytes shown.
+//
+//   segment := header table side block{block_count}
+//
+//   header (128 bytes)
+//     0    u32  magic "SSsg"            28   u32  block_count
+//     4    u16  version = 1             32   u64  side_bytes
+//     6    u16  header_bytes = 128      40   u64  total_bytes of the object
+//     8    u8   profile                 48   32 B SHA-256 of the object's name as text
+//     9    u8   codec of the name       80   16 B tag    \.
+//     10   u8   dtype                   96   12 B nonce   | authentication: zero while
+//     11   u8   zero                    108  u32  key id  | algorithm is 0 (none), the
+//     12   u16  first layer             112  u8   algorithm  only one of v1
+//     14   u16  layer count             113  7 B  zero   /
+//     16   u16  head group              120  u32  side CRC: over the side bytes
+//     18   u16  head groups             124  u32  head CRC: over bytes 0..123 and the table
+//     20   u16  first head
+//     22   u16  heads
+//     24   u16  head_dim
+//     26   u16  chunk tokens = 256
+//
+//   table := entry{block_count}, entry (12 bytes)
+//     0    u32  coded_bytes
+//     4    u32  CRC over the block as stored (plain bytes, then coded bytes)
+//     8    u8   codec of this block: none, or the codec of the name
+//     9    3 B  zero
+//
+//   side  := side_bytes bytes, as the profile defines them
+//   block := plain bytes, coded bytes; codec none: coded_bytes == symbol bytes;
+//            else 1 <= coded_bytes <= symbol bytes
+//
+// All CRCs are CRC32C. Blocks follow each other without gaps and end at total_bytes.
+#include "format/segment.h"
+
+#include <string>
+
+#include "base/check.h"
+#include "format/segment_wire.h"
+
+namespace shadowserve {
+namespace {
+
+Status Corrupt(std::string_view what) {
+  return Status(StatusCode::kCorrupt, "segment: " + std::string(what));
+}
+
+std::span<const std::byte> EntryBytes(std::span<const std::byte> object, uint32_t block) {
+  return object.subspan(sizeof(WireSegmentHeader) + uint64_t{block} * sizeof(WireBlockEntry),
+                        sizeof(WireBlockEntry));
+}
+
+uint32_t PlainBytes(const ProfileBytes& bytes, const BlockRange& range) {
+  return range.elements * bytes.plain_per_element;
+}
+
+uint32_t SymbolBytes(const ProfileBytes& bytes, const BlockRange& range) {
+  return range.elements * bytes.symbols_per_element;
+}
+
+Status CheckName(const WireSegmentHeader& header, const ObjectName& name) {
+  if (header.profile != static_cast<uint8_t>(name.profile)) return Corrupt("profile");
+  if (header.codec != static_cast<uint8_t>(name.codec)) return Corrupt("codec");
+  if (header.first_layer != name.first_layer || header.layer_count != name.layer_count) {
+    return Corrupt("layer range");
+  }
+  if (header.head_group != name.head_group || header.head_groups != name.head_groups) {
+    return Corrupt("head group");
+  }
+  if (header.name_digest != NameDigest(name)) return Corrupt("name digest");
+  return OkStatus();
+}
+
+Status CheckShape(const WireSegmentHeader& header, const SegmentShape& shape,
+                  const ProfileBytes& bytes) {
+  if (header.dtype != static_cast<uint8_t>(shape.dtype)) return Corrupt("dtype");
+  if (header.first_layer != shape.layers.first || header.layer_count != shape.layers.count) {
+    return Corrupt("layer range");
+  }
+  if (header.head_group != shape.head_group) return Corrupt("head group");
+  if (header.first_head != shape.first_head || header.heads != shape.heads) {
+    return Corrupt("heads");
+  }
+  if (header.head_dim != shape.head_dim) return Corrupt("head_dim");
+  if (header.chunk_tokens != kChunkTokens) return Corrupt("chunk tokens");
+  if (header.head_group >= header.head_groups ||
+      uint32_t{header.head_groups} * shape.heads > kHeadsMax) {
+    return Corrupt("head groups");
+  }
+  if (header.block_count != BlockCount(shape)) return Corrupt("block count");
+  if (header.side_bytes != bytes.side) return Corrupt("side bytes");
+  return OkStatus();
+}
+
+Status CheckTable(std::span<const std::byte> object, const SegmentShape& shape,
+                  const ProfileBytes& bytes, CodecId name_codec) {
+  uint64_t end = SegmentHeadBytes(shape) + bytes.side;
+  const uint32_t block_count = BlockCount(shape);
+  for (uint32_t block = 0; block < block_count; ++block) {
+    const auto entry = LoadWire<WireBlockEntry>(EntryBytes(object, block));
+    const BlockRange range = BlockAt(shape, block);
+    const uint32_t symbol_bytes = SymbolBytes(bytes, range);
+    if (!AllZero(entry.zero)) return Corrupt("block entry: zero bytes");
+    if (entry.codec == static_cast<uint8_t>(CodecId::kNone)) {
+      if (entry.coded_bytes != symbol_bytes) return Corrupt("block entry: uncoded size");
+    } else if (entry.codec != static_cast<uint8_t>(name_codec)) {
+      return Corrupt("block entry: codec");
+    } else if (entry.coded_bytes == 0 || entry.coded_bytes > symbol_bytes) {
+      return Corrupt("block entry: coded size");
+    }
+    // No overflow: every term is bounded by the shape, and CheckSegmentShape bounds their sum.
+    end += uint64_t{PlainBytes(bytes, range)} + entry.coded_bytes;
+  }
+  return end == object.size() ? OkStatus() : Corrupt("blocks do not end where the object does");
+}
+
+// What the header itself says; every field is checked by CheckSegmentShape before it is used.
+SegmentShape ShapeOf(const WireSegmentHeader& header) {
+  return {.layers = {.first = header.first_layer, .count = header.layer_count},
+          .head_group = header.head_group,
+          .first_head = header.first_head,
+          .heads = header.heads,
+          .head_dim = header.head_dim,
+          .dtype = static_cast<KvDtype>(header.dtype)};
+}
+
+}  // namespace
+
+Result<ProfileBytes> ProfileBytesOf(Profile profile, const SegmentShape& shape) {
+  const bool two_bytes = shape.dtype == KvDtype::kBf16 || shape.dtype == KvDtype::kFp16;
+  switch (profile) {
+    case Profile::kRaw:
+      return ProfileBytes{.symbols_per_element = DtypeBytes(shape.dtype)};
+    case Profile::kLossless:
+      if (two_bytes) return ProfileBytes{.plain_per_element = 1, .symbols_per_element = 1};
+      break;
+    case Profile::kQ8:
+      if (two_bytes) {
+        return ProfileBytes{
+            .symbols_per_element = 1,
+            .side = uint64_t{shape.layers.count} * 2 * kChunkTokens * sizeof(float)};
+      }
+      break;
+  }
+  return Status(StatusCode::kUnsupported, "profile " + std::string(ProfileName(profile)) +
+                                              " does not take dtype " +
+                                              std::string(DtypeName(shape.dtype)));
+}
+
+uint64_t SegmentHeadBytes(const SegmentShape& shape) {
+  return sizeof(WireSegmentHeader) + uint64_t{BlockCount(shape)} * sizeof(WireBlockEntry);
+}
+
+uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape) {
+  const Result<ProfileBytes> bytes = ProfileBytesOf(profile, shape);
+  return SegmentHeadBytes(shape) + bytes->side +
+         shape.elements() * (bytes->plain_per_element + bytes->symbols_per_element);
+}
+
+uint32_t SegmentHeadCrc(std::span<const std::byte> object, uint32_t block_count) {
+  const uint32_t header_crc = Crc32c(object.first(offsetof(WireSegmentHeader, head_crc)));
+  return Crc32c(
+      object.subspan(sizeof(WireSegmentHeader), uint64_t{block_count} * sizeof(WireBlockEntry)),
+      header_crc);
+}
+
+Result<WireSegmentHeader> ReadSegmentHeader(std::span<const std::byte> object) {
+  if (object.size() < sizeof(WireSegmentHeader)) return Corrupt("shorter than its header");
+  const auto header = LoadWire<WireSegmentHeader>(object);
+  if (header.magic != kSegmentMagic) return Corrupt("magic");
+  if (header.version != kSegmentVersion) return Corrupt("version");
+  if (header.header_bytes != sizeof(WireSegmentHeader)) return Corrupt("header bytes");
+  if (header.total_bytes != object.size()) return Corrupt("total bytes");
+  if (header.block_count > (object.size() - sizeof(header)) / sizeof(WireBlockEntry)) {
+    return Corrupt("block count");
+  }
+  if (header.head_crc != SegmentHeadCrc(object, header.block_count)) return Corrupt("head CRC");
+  if (header.zero != 0) return Corrupt("header: zero byte");
+  if (!IsUnauthenticated(header.auth)) return Corrupt("authentication fields");
+  return header;
+}
+
+Status BlockView::Verify() const {
+  return Crc32c(stored) == crc ? OkStatus() : Corrupt("block CRC");
+}
+
+Result<SegmentReader> SegmentReader::Open(std::span<const std::byte> object, const ObjectName& name,
+                                          const SegmentShape& shape) {
+  if (name.kind != ObjectKind::kSegment) {
+    return Status(StatusCode::kInvalidArgument, "not the name of a segment");
+  }
+  SS_TRY(CheckSegmentShape(shape));
+  SegmentReader reader;
+  SS_TRY_ASSIGN(reader.bytes_, ProfileBytesOf(name.profile, shape));
+  SS_TRY_ASSIGN(const WireSegmentHeader header, ReadSegmentHeader(object));
+  SS_TRY(CheckName(header, name));
+  SS_TRY(CheckShape(header, shape, reader.bytes_));
+  SS_TRY(CheckTable(object, shape, reader.bytes_, name.codec));
+  const uint64_t head_bytes = SegmentHeadBytes(shape);
+  reader.object_ = object;
+  reader.shape_ = shape;
+  reader.block_count_ = header.block_count;
+  // CheckTable found header, table, side and blocks to be exactly the object.
+  reader.side_ = object.subspan(head_bytes, reader.bytes_.side);
+  reader.next_offset_ = head_bytes + reader.bytes_.side;
+  if (header.side_crc != Crc32c(reader.side_)) return Corrupt("side CRC");
+  return reader;
+}
+
+BlockView SegmentReader::NextBlock() {
+  SS_CHECK(next_block_ < block_count_, "read past the last block");
+  const auto entry = LoadWire<WireBlockEntry>(EntryBytes(object_, next_block_));
+  BlockView view;
+  view.range = BlockAt(shape_, next_block_);
+  view.codec = static_cast<CodecId>(entry.codec);
+  view.plain_bytes = PlainBytes(bytes_, view.range);
+  view.symbol_bytes = SymbolBytes(bytes_, view.range);
+  view.crc = entry.crc;
+  view.stored = object_.subspan(next_offset_, uint64_t{view.plain_bytes} + entry.coded_bytes);
+  next_offset_ += view.stored.size();
+  ++next_block_;
+  return view;
+}
+
+SegmentWriter::SegmentWriter(std::span<std::byte> buffer, const ObjectName& name,
+                             const SegmentShape& shape)
+    : buffer_(buffer), name_(name), shape_(shape) {
+  SS_CHECK(CheckSegmentShape(shape).ok(), "segment shape");
+  SS_CHECK(name.kind == ObjectKind::kSegment && name.first_layer == shape.layers.first &&
+               name.layer_count == shape.layers.count && name.head_group == shape.head_group &&
+               name.head_group < name.head_groups && name.head_groups * shape.heads <= kHeadsMax,
+           "segment name and shape differ");
+  SS_CHECK(buffer.size() >= SegmentBytesMax(name.profile, shape), "segment buffer");
+  bytes_ = ProfileBytesOf(name.profile, shape).value();
+  block_count_ = BlockCount(shape);
+  offset_ = SegmentHeadBytes(shape) + bytes_.side;
+}
+
+std::span<std::byte> SegmentWriter::side() {
+  return buffer_.subspan(SegmentHeadBytes(shape_), bytes_.side);
+}
+
+BlockRange SegmentWriter::block_range() const {
+  return BlockAt(shape_, block_);
+}
+
+std::span<std::byte> SegmentWriter::BlockSpace() {
+  return buffer_.subspan(offset_);
+}
+
+void SegmentWriter::FinishBlock(CodecId codec, uint32_t coded_bytes) {
+  const BlockRange range = block_range();
+  const uint32_t symbol_bytes = SymbolBytes(bytes_, range);
+  SS_CHECK(codec == CodecId::kNone || codec == name_.codec, "codec is not the segment's");
+  SS_CHECK(codec == CodecId::kNone ? coded_bytes == symbol_bytes
+                                   : coded_bytes > 0 && coded_bytes <= symbol_bytes,
+           "coded size of a block");
+  const uint64_t stored = uint64_t{PlainBytes(bytes_, range)} + coded_bytes;
+  WireBlockEntry entry;
+  entry.coded_bytes = coded_bytes;
+  entry.crc = Crc32c(buffer_.subspan(offset_, stored));
+  entry.codec = static_cast<uint8_t>(codec);
+  StoreWire(entry, buffer_.subspan(sizeof(WireSegmentHeader) + block_ * sizeof(WireBlockEntry)));
+  offset_ += stored;
+  ++block_;
+}
+
+bool SegmentWriter::done() const {
+  return block_ == block_count_;
+}
+
+std::span<const std::byte> SegmentWriter::Finish() {
+  SS_CHECK(done(), "segment has unwritten blocks");
+  WireSegmentHeader header;
+  header.magic = kSegmentMagic;
+  header.version = kSegmentVersion;
+  header.header_bytes = static_cast<uint16_t>(sizeof(WireSegmentHeader));
+  header.profile = static_cast<uint8_t>(name_.profile);
+  header.codec = static_cast<uint8_t>(name_.codec);
+  header.dtype = static_cast<uint8_t>(shape_.dtype);
+  header.first_layer = static_cast<uint16_t>(shape_.layers.first);
+  header.layer_count = static_cast<uint16_t>(shape_.layers.count);
+  header.head_group = static_cast<uint16_t>(shape_.head_group);
+  header.head_groups = name_.head_groups;
+  header.first_head = static_cast<uint16_t>(shape_.first_head);
+  header.heads = static_cast<uint16_t>(shape_.heads);
+  header.head_dim = static_cast<uint16_t>(shape_.head_dim);
+  header.chunk_tokens = static_cast<uint16_t>(kChunkTokens);
+  header.block_count = block_count_;
+  header.side_bytes = bytes_.side;
+  header.total_bytes = offset_;
+  header.name_digest = NameDigest(name_);
+  header.side_crc = Crc32c(side());
+  StoreWire(header, buffer_);
+  header.head_crc = SegmentHeadCrc(buffer_, block_count_);
+  StoreWire(header, buffer_);
+  return buffer_.first(offset_);
+}
+
+Status VerifySegment(std::span<const std::byte> object, const ObjectName& name) {
+  SS_TRY_ASSIGN(const WireSegmentHeader header, ReadSegmentHeader(object));
+  const SegmentShape shape = ShapeOf(header);
+  if (Status status = CheckSegmentShape(shape); !status.ok()) return Corrupt(status.message());
+  if (const Result<ProfileBytes> bytes =
+          ProfileBytesOf(static_cast<Profile>(header.profile), shape);
+      !bytes.ok()) {
+    return Corrupt(bytes.status().message());
+  }
+  SS_TRY(CheckName(header, name));
+  SS_TRY_ASSIGN(SegmentReader reader, SegmentReader::Open(object, name, shape));
+  for (uint32_t block = 0; block < reader.block_count(); ++block) {
+    SS_TRY(reader.NextBlock().Verify().WithContext("block " + std::to_string(block)));
+  }
+  return OkStatus();
+}
+
+}  // namespace shadowserve
