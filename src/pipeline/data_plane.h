@@ -1,0 +1,112 @@
+// The data plane's one thread: owns the store, the slabs, the devices and both pipelines.
+//
+//   mailbox -> store -> transfers -> fetch (admit, compute step) -> save (one step, if no fetch waits)
+//
+// Every turn does a little of each, then the thread sleeps on file descriptors until the next message,
+// store completion or deadline. Everything that other threads want is posted into the mailbox and runs
+// here; answers come as PipelineEvents.
+#ifndef SHADOWSERVE_PIPELINE_DATA_PLANE_H_
+#define SHADOWSERVE_PIPELINE_DATA_PLANE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "flow/mailbox.h"
+#include "pipeline/fetch_pipeline.h"
+#include "pipeline/save_pipeline.h"
+#include "store/store.h"
+
+namespace shadowserve {
+
+class DataPlane {
+ public:
+  static constexpr size_t kMailboxMax = 16384;
+  // How long Stop lets loads and store requests come home before it gives up on the store.
+  static constexpr int64_t kStopWaitNs = 10 * kNsPerSecond;
+
+  struct Options {
+    // Sum of the slab budget: fetch_slabs + save_slabs, each slab_bytes.
+    //  fetch: one wire slab per segment in flight, one staging slab per join (transfer devices);
+    //  save: two per unit in work (canonical values, wire).
+    uint64_t slab_bytes = 0;
+    uint32_t fetch_slabs = 0;
+    uint32_t save_slabs = 0;
+    FetchPipeline::Options fetch;
+    std::vector<int> cpus;  // empty: not pinned
+  };
+
+  // Pointers outlive the data plane. Events are called on its thread.
+  static Result<std::unique_ptr<DataPlane>> Create(const Options& options,
+                                                   std::unique_ptr<Store> store, Metrics* metrics,
+                                                   const Clock* clock, PipelineEvents* events);
+  ~DataPlane();  // stops
+
+  void Start();
+  // Ends loads and saves, joins the thread. Idempotent.
+  void Stop();
+
+  // Thread-safe; false when the mailbox is full.
+  [[nodiscard]] bool Post(std::function<void()> work) { return mailbox_.Post(std::move(work)); }
+
+  // The rest runs on the data plane's thread only (inside Post, or before Start).
+  FetchPipeline& fetch() { return *fetch_; }
+  SavePipeline& save() { return *save_; }
+  StorePort& store_port() { return store_port_; }
+  Store& store() { return *store_; }
+  // Owns the memory from now on. REQUIRES: a rank id never used before.
+  void AddRank(uint64_t rank_id, std::unique_ptr<RankMemory> rank);
+  RankMemory* FindRank(uint64_t rank_id);
+  // Cancels what uses the rank, and destroys it once nothing does; then calls `gone`.
+  void RemoveRank(uint64_t rank_id, std::function<void()> gone);
+
+  // Any thread.
+  const SlabPool& fetch_slabs() const { return *fetch_slabs_; }
+  const SlabPool& save_slabs() const { return *save_slabs_; }
+
+ private:
+  struct Leaving {
+    std::unique_ptr<RankMemory> rank;
+    std::function<void()> gone;
+  };
+  DataPlane(std::unique_ptr<Store> store, Metrics* metrics, const Clock* clock,
+            PipelineEvents* events)
+      : store_(std::move(store)),
+        metrics_(metrics),
+        clock_(clock),
+        events_(events),
+        mailbox_(kMailboxMax),
+        store_port_(store_.get(), metrics, clock),
+        transfers_(metrics, clock) {}
+
+  void Run();
+  bool Turn();
+  bool FinishLeaving();
+  void Wait();
+  bool Idle() const;
+
+  std::unique_ptr<Store> store_;
+  Metrics* metrics_;
+  const Clock* clock_;
+  PipelineEvents* events_;
+  Mailbox mailbox_;
+  StorePort store_port_;
+  TransferPort transfers_;
+  std::unique_ptr<SlabPool> fetch_slabs_;
+  std::unique_ptr<SlabPool> save_slabs_;
+  std::unordered_map<uint64_t, std::unique_ptr<RankMemory>> ranks_;
+  std::vector<Leaving> leaving_;
+  std::unique_ptr<FetchPipeline> fetch_;
+  std::unique_ptr<SavePipeline> save_;
+  std::vector<int> cpus_;
+  std::atomic<bool> stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_PIPELINE_DATA_PLANE_H_

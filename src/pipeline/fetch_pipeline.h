@@ -1,0 +1,168 @@
+// The fetch pipeline: network -> decode -> dequantize -> write, overlapping segments of many requests.
+//
+// A load is cut into JOINS: the segments (one per head group) of one chunk and one layer range. A join
+// is admitted when every slab that it will ever need is free (one wire slab per segment, and one
+// staging slab where the device takes transfers), all or nothing: so joins cannot deadlock. Joins of
+// different loads take turns. Work that still waits for a grant ("pages may be written now") holds at
+// most half of the slabs.
+//
+// Per segment: its marker and its bytes are read together; both must be sound. Any doubt (missing,
+// damaged, wrong name) fails the whole load, and the object goes, so that the next save repairs it.
+//
+// Fencing: after OnLoadDone nothing of a load touches a page. A cancelled load first lets reads of the
+// store and transfers in flight come home.
+//
+// Owner thread: the pipeline's.
+#ifndef SHADOWSERVE_PIPELINE_FETCH_PIPELINE_H_
+#define SHADOWSERVE_PIPELINE_FETCH_PIPELINE_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "format/marker.h"
+#include "mem/slab_pool.h"
+#include "pipeline/events.h"
+#include "pipeline/segment_decoder.h"
+#include "pipeline/store_port.h"
+#include "pipeline/transfer_port.h"
+
+namespace shadowserve {
+
+class FetchPipeline final : public StoreListener, public TransferListener {
+ public:
+  static constexpr size_t kLoadsMax = 4096;
+  // Blocks per step: about 0.2 ms of work, the longest that anything else waits.
+  static constexpr uint32_t kBlocksPerStep = 8;
+
+  struct Options {
+    uint32_t joins_inflight_max = 4;
+  };
+  // All pointers outlive the pipeline.
+  static Result<std::unique_ptr<FetchPipeline>> Create(const Options& options, SlabPool* slabs,
+                                                       StorePort* store, TransferPort* transfers,
+                                                       Metrics* metrics, const Clock* clock,
+                                                       PipelineEvents* events);
+  ~FetchPipeline() override;  // REQUIRES idle()
+
+  // kInvalidArgument when the spec does not fit its rank, kExhausted past kLoadsMax: then there is no
+  // OnLoadDone. REQUIRES: a load id never used before.
+  Status Start(LoadSpec spec);
+  void Grant(uint64_t load_id);
+  // Ends a load as soon as nothing of it is in flight; unknown ids are ignored.
+  void Cancel(uint64_t load_id, StatusCode code, std::string message);
+  // The same for all loads into this rank.
+  void CancelRank(const RankMemory* rank);
+  bool UsesRank(const RankMemory* rank) const;
+
+  // One turn: fails loads over their deadline, admits joins, asks the store, runs one step of compute.
+  // True when anything moved.
+  bool Turn();
+  bool idle() const { return loads_.empty(); }
+  // True when compute work is ready: saves then wait.
+  bool busy() const { return current_ != nullptr || !ready_.empty(); }
+  // The next deadline, or INT64_MAX.
+  int64_t next_deadline_ns() const;
+  // Why a join of this rank could never be admitted; OK when it fits.
+  Status CheckFits(const RankMemory& rank) const;
+
+  void OnStore(uint64_t tag, StatusCode code, uint64_t bytes) override;
+  void OnTransfer(uint64_t tag, StatusCode code) override;
+
+ private:
+  struct Load {
+    LoadSpec spec;
+    uint32_t next_chunk = 0;
+    uint32_t next_range = 0;  // counted from the rank's first
+    uint32_t joins = 0;       // in flight
+    uint32_t slabs = 0;       // held
+    bool stopping = false;
+    Status status;
+    uint64_t kv_bytes = 0;
+    uint64_t wire_bytes = 0;
+    int64_t start_ns = 0;
+    bool exhausted() const;  // no further join to admit
+  };
+  struct Join;
+  struct Part {
+    Join* join = nullptr;
+    SlabLease wire;
+    ObjectName name;
+    SegmentShape shape;
+    std::array<std::byte, kMarkerBytes> marker;
+    uint64_t marker_bytes = 0;
+    uint64_t segment_bytes = 0;
+    StatusCode code = StatusCode::kOk;
+    bool marker_asked = false;
+    bool segment_asked = false;
+    uint8_t reads_left = 2;
+    bool queued = false;  // in ready_
+    bool done = false;
+  };
+  struct Join {
+    Load* load = nullptr;
+    uint32_t chunk = 0;
+    LayerRange layers;
+    SlabLease staging;
+    std::vector<Part> parts;
+    uint32_t part_count = 0;
+    uint32_t parts_left = 0;
+    uint32_t asks_left = 0;  // reads that the store has not accepted yet
+    std::vector<TransferRun> runs;
+    bool transferring = false;
+  };
+
+  FetchPipeline(const Options& options, SlabPool* slabs, StorePort* store, TransferPort* transfers,
+                Metrics* metrics, const Clock* clock, PipelineEvents* events)
+      : options_(options),
+        slabs_(slabs),
+        store_(store),
+        transfers_(transfers),
+        metrics_(metrics),
+        clock_(clock),
+        events_(events) {}
+
+  static Status CheckSpec(const LoadSpec& spec);
+  static uint32_t SlabsPerJoin(const RankMemory& rank);
+  Load* Find(uint64_t load_id);
+  bool FailOverdue();
+  bool Admit();
+  bool AdmitOne(Load* load);
+  void OpenJoin(Join* join, Load* load, std::span<SlabLease> leases);
+  void AskStore(Join* join);
+  void PartArrived(Part* part);
+  Status CheckMarker(const Part& part) const;
+  bool ComputeStep();
+  void FinishPart(Part* part, Status status);
+  void CloseJoinIfDone(Join* join);
+  bool SubmitTransfer(Join* join);
+  void CloseJoin(Join* join);
+  void Fail(Load* load, Status status);
+  void CompleteIfDone(Load* load);
+  std::span<const uint32_t> PagesOf(const Join& join) const;
+  uint32_t FirstTokenOf(const Join& join) const;
+
+  Options options_;
+  SlabPool* slabs_;
+  StorePort* store_;
+  TransferPort* transfers_;
+  Metrics* metrics_;
+  const Clock* clock_;
+  PipelineEvents* events_;
+  std::unique_ptr<SegmentDecoder> decoder_;
+  std::list<Load> loads_;  // in turn order: an admitted load moves to the back
+  std::vector<Join> joins_;
+  std::vector<Join*> free_joins_;
+  std::vector<SlabLease> leases_;  // scratch of AdmitOne
+  std::deque<Part*> ready_;
+  Part* current_ = nullptr;
+  uint32_t waiting_slabs_ = 0;  // held by loads without a grant
+};
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_PIPELINE_FETCH_PIPELINE_H_

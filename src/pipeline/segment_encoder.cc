@@ -1,0 +1,57 @@
+#include "pipeline/segment_encoder.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace shadowserve {
+
+Result<std::unique_ptr<SegmentEncoder>> SegmentEncoder::Create(Metrics* metrics,
+                                                               const Clock* clock) {
+  SS_TRY_ASSIGN(Coders coders, Coders::Create());
+  auto encoder =
+      std::unique_ptr<SegmentEncoder>(new SegmentEncoder(std::move(coders), metrics, clock));
+  encoder->symbols_.resize(size_t{kBlockSymbolsMax} * 2);
+  return encoder;
+}
+
+void SegmentEncoder::Begin(const ObjectName& name, const SegmentShape& shape,
+                           std::span<const std::byte> values, std::span<std::byte> object) {
+  name_ = name;
+  shape_ = shape;
+  values_ = values;
+  bytes_ = ProfileBytesOf(name.profile, shape).value();
+  writer_.emplace(object, name, shape);
+  const int64_t start_ns = clock_->NowNs();
+  coders_.quantizer(name.profile).WriteSide(shape, values, writer_->side());
+  metrics_->stage_busy[StageLabel::kQuantize].AddNs(clock_->NowNs() - start_ns);
+}
+
+std::span<const std::byte> SegmentEncoder::Step() {
+  const BlockRange block = writer_->block_range();
+  const size_t plain_bytes = size_t{block.elements} * bytes_.plain_per_element;
+  const size_t symbol_bytes = size_t{block.elements} * bytes_.symbols_per_element;
+  const std::span<std::byte> space = writer_->BlockSpace();
+  const std::span<std::byte> coded = space.subspan(plain_bytes, symbol_bytes);
+  // Uncoded symbols are quantized straight into the object.
+  const bool coding = name_.codec != CodecId::kNone;
+  const std::span<std::byte> symbols = coding ? std::span(symbols_).first(symbol_bytes) : coded;
+
+  const int64_t start_ns = clock_->NowNs();
+  coders_.quantizer(name_.profile)
+      .QuantizeBlock(shape_, block, values_, writer_->side(), space.first(plain_bytes), symbols);
+  const int64_t quantized_ns = clock_->NowNs();
+  metrics_->stage_busy[StageLabel::kQuantize].AddNs(quantized_ns - start_ns);
+  size_t coded_bytes = coding ? coders_.codec(name_.codec).Encode(symbols, coded) : 0;
+  if (coded_bytes > 0) {
+    writer_->FinishBlock(name_.codec, static_cast<uint32_t>(coded_bytes));
+  } else {
+    if (coding) std::copy(symbols.begin(), symbols.end(), coded.begin());
+    writer_->FinishBlock(CodecId::kNone, static_cast<uint32_t>(symbol_bytes));
+  }
+  std::span<const std::byte> object;
+  if (writer_->done()) object = writer_->Finish();
+  metrics_->stage_busy[StageLabel::kEncode].AddNs(clock_->NowNs() - quantized_ns);
+  return object;
+}
+
+}  // namespace shadowserve
