@@ -1,0 +1,303 @@
+#include "app/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "base/address.h"
+#include "store/store_table.h"
+
+namespace shadowserve {
+namespace {
+
+constexpr int kCpuMax = 1023;  // CPU_SETSIZE - 1: what sched_setaffinity's fixed set takes
+
+Status Invalid(std::string message) {
+  return Status(StatusCode::kInvalidArgument, std::move(message));
+}
+
+template <typename Number>
+bool ParseWhole(std::string_view text, Number& number, int base = 10) {
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number, base);
+  return error == std::errc() && stop == end;
+}
+
+Result<uint32_t> ParseCount(std::string_view text, uint32_t low, uint32_t high) {
+  uint32_t count = 0;
+  if (!ParseWhole(text, count) || count < low || count > high) {
+    return Invalid(fmt::format("'{}' is no whole number from {} to {}", text, low, high));
+  }
+  return count;
+}
+
+// low < value <= high
+Result<double> ParseNumber(std::string_view text, double low, double high) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || !(value > low && value <= high)) {
+    return Invalid(fmt::format("'{}' is no number above {} and up to {}", text, low, high));
+  }
+  return value;
+}
+
+Result<uint64_t> ParseSize(std::string_view text, uint64_t low, uint64_t high) {
+  SS_TRY_ASSIGN(const uint64_t size, ParseByteSize(text));
+  if (size < low || size > high) {
+    return Invalid(
+        fmt::format("'{}' is outside {} to {}", text, FormatByteSize(low), FormatByteSize(high)));
+  }
+  return size;
+}
+
+Status SetListen(Config& config, std::string_view text) {
+  SS_TRY(ParseAddress(text).status());
+  config.listen = std::string(text);
+  return OkStatus();
+}
+
+Status SetListenMode(Config& config, std::string_view text) {
+  uint32_t mode = 0;
+  if (!ParseWhole(text, mode, 8) || mode > 0777) {
+    return Invalid(fmt::format("'{}' are no octal permissions (example: 0660)", text));
+  }
+  config.listen_mode = mode;
+  return OkStatus();
+}
+
+// "1,3-4" -> 1, 3, 4
+Status SetCores(Config& config, std::string_view text) {
+  const Status bad =
+      Invalid(fmt::format("'{}' is no list of CPUs from 0 to {} (example: 1,3-4)", text, kCpuMax));
+  std::vector<int> cores;
+  for (size_t start = 0; start < text.size() || (start != 0 && start == text.size());) {
+    const size_t comma = std::min(text.find(',', start), text.size());
+    const std::string_view item = text.substr(start, comma - start);
+    const size_t dash = item.find('-');
+    int first = 0;
+    if (!ParseWhole(item.substr(0, dash), first)) return bad;
+    int last = first;
+    if (dash != std::string_view::npos && !ParseWhole(item.substr(dash + 1), last)) return bad;
+    if (first < 0 || last < first || last > kCpuMax) return bad;
+    for (int cpu = first; cpu <= last; ++cpu) cores.push_back(cpu);
+    start = comma + 1;
+  }
+  std::sort(cores.begin(), cores.end());
+  if (std::adjacent_find(cores.begin(), cores.end()) != cores.end()) {
+    return Invalid(fmt::format("'{}' names a CPU twice", text));
+  }
+  config.cores = std::move(cores);
+  return OkStatus();
+}
+
+std::string ShowCores(const Config& config) {
+  std::string text;
+  for (size_t i = 0; i < config.cores.size();) {
+    size_t last = i;
+    while (last + 1 < config.cores.size() && config.cores[last + 1] == config.cores[last] + 1) {
+      ++last;
+    }
+    if (!text.empty()) text += ',';
+    text += std::to_string(config.cores[i]);
+    if (last > i) text += '-' + std::to_string(config.cores[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+Status SetStoreUrl(Config& config, std::string_view text) {
+  SS_TRY(CheckStoreUrl(text));
+  config.store_url = std::string(text);
+  return OkStatus();
+}
+
+// redis://user:secret@host -> redis://user:***@host
+std::string ShowStoreUrl(const Config& config) {
+  const std::string& url = config.store_url;
+  const size_t scheme = url.find("://");
+  if (scheme == std::string::npos) return url;
+  // The last @ of all: a password may hold any character.
+  const size_t at = url.rfind('@');
+  const size_t colon = url.find(':', scheme + 3);
+  if (at == std::string::npos || colon >= at) return url;
+  return url.substr(0, colon + 1) + "***" + url.substr(at);
+}
+
+Status SetStoreMaxInflight(Config& config, std::string_view text) {
+  SS_TRY_ASSIGN(config.store_max_inflight, ParseCount(text, 1, 4096));
+  return OkStatus();
+}
+
+Status SetProfile(Config& config, std::string_view text) {
+  SS_TRY_ASSIGN(config.codec_profile, ParseProfile(text));
+  return OkStatus();
+}
+
+Status SetLossless(Config& config, std::string_view text) {
+  SS_TRY_ASSIGN(config.codec_lossless, ParseCodec(text));
+  return OkStatus();
+}
+
+Status SetEngine(Config& config, std::string_view text) {
+  if (text == "compressdev") {
+    return Status(StatusCode::kUnsupported,
+                  "this build has no compressdev engine; use codec.engine = \"software\"");
+  }
+  if (text != "software") {
+    return Invalid(fmt::format("'{}' is no codec engine (software, compressdev)", text));
+  }
+  config.codec_engine = std::string(text);
+  return OkStatus();
+}
+
+Status SetKeyFile(Config& config, std::string_view text) {
+  if (!text.empty()) {
+    return Status(StatusCode::kUnsupported,
+                  "this build does not authenticate objects; leave auth.key_file empty and protect "
+                  "the store by its own access control");
+  }
+  config.auth_key_file.clear();
+  return OkStatus();
+}
+
+Status SetMetricsListen(Config& config, std::string_view text) {
+  if (!text.empty()) SS_TRY(ParseHostPort(text).status());
+  config.metrics_listen = std::string(text);
+  return OkStatus();
+}
+
+std::string_view ShowLogLevel(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarn:
+      return "warn";
+    case LogLevel::kError:
+      return "error";
+    case LogLevel::kOff:
+      break;
+  }
+  return "off";
+}
+
+// clang-format off
+constexpr std::array<ConfigKey, 17> kKeys = {{
+    {"", "listen", ValueType::kText, "", "control address: unix:///path or tcp://host:port", "--listen",
+     SetListen, [](const Config& c) { return c.listen; }},
+    {"", "listen_mode", ValueType::kMode, "octal permissions", "who may connect to the unix socket: its owner and group by default", "",
+     SetListenMode, [](const Config& c) { return fmt::format("{:04o}", c.listen_mode); }},
+    {"", "cores", ValueType::kText, "CPU list", "CPUs of the data path, for example 1,3-4; empty: no pinning", "--cores",
+     SetCores, ShowCores},
+    {"store", "url", ValueType::kText, "", "disk:///dir?capacity=10GiB or memory://?capacity=1GiB", "--store",
+     SetStoreUrl, ShowStoreUrl},
+    {"store", "max_inflight", ValueType::kCount, "requests", "requests given to the store at one time, 1 to 4096", "",
+     SetStoreMaxInflight, [](const Config& c) { return std::to_string(c.store_max_inflight); }},
+    {"codec", "profile", ValueType::kText, "", "quantizer of what engines save when they name none: raw, lossless, q8", "",
+     SetProfile, [](const Config& c) { return std::string(ProfileName(c.codec_profile)); }},
+    {"codec", "lossless", ValueType::kText, "", "codec behind the quantizer: zstd (fastest in software), deflate (what DPUs decode), none", "",
+     SetLossless, [](const Config& c) { return std::string(CodecName(c.codec_lossless)); }},
+    {"codec", "engine", ValueType::kText, "", "what runs the codec: software", "",
+     SetEngine, [](const Config& c) { return c.codec_engine; }},
+    {"codec", "engine_device", ValueType::kText, "", "device of a hardware codec engine; empty for software", "",
+     [](Config& c, std::string_view text) { c.codec_engine_device = text; return OkStatus(); },
+     [](const Config& c) { return c.codec_engine_device; }},
+    {"format", "head_groups", ValueType::kCount, "groups", "groups that KV heads are cut into; the largest tensor-parallel size that shares the store", "",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.head_groups, ParseCount(text, 1, 256)); return OkStatus(); },
+     [](const Config& c) { return std::to_string(c.head_groups); }},
+    {"memory", "slab_budget", ValueType::kSize, "bytes", "memory for slabs of fetches and saves together, taken at start", "",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.slab_budget, ParseSize(text, 512 * kKiB, kTiB)); return OkStatus(); },
+     [](const Config& c) { return FormatByteSize(c.slab_budget); }},
+    {"memory", "slab_size", ValueType::kSize, "bytes", "one slab; holds the largest segment: 4 MiB of KV and its header", "",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.slab_size, ParseSize(text, 64 * kKiB, kGiB)); return OkStatus(); },
+     [](const Config& c) { return FormatByteSize(c.slab_size); }},
+    {"memory", "save_share", ValueType::kNumber, "fraction", "share of the slabs that saves may use, above 0 and up to 0.5", "",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.save_share, ParseNumber(text, 0, 0.5)); return OkStatus(); },
+     [](const Config& c) { return fmt::format("{}", c.save_share); }},
+    {"metrics", "listen", ValueType::kText, "", "host:port of the Prometheus page /metrics; port 0 picks one; empty: off", "--metrics",
+     SetMetricsListen, [](const Config& c) { return c.metrics_listen; }},
+    {"fetch", "deadline_s", ValueType::kNumber, "s", "longest time a load may take, whatever the engine asks for", "",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.fetch_deadline_s, ParseNumber(text, 0, 600)); return OkStatus(); },
+     [](const Config& c) { return fmt::format("{}", c.fetch_deadline_s); }},
+    {"auth", "key_file", ValueType::kText, "", "keys that authenticate objects; must be empty in this build", "",
+     SetKeyFile, [](const Config& c) { return c.auth_key_file; }},
+    {"log", "level", ValueType::kText, "", "debug, info, warn, error or off", "--log-level",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.log_level, ParseLogLevel(text)); return OkStatus(); },
+     [](const Config& c) { return std::string(ShowLogLevel(c.log_level)); }},
+}};
+// clang-format on
+
+}  // namespace
+
+uint32_t Config::save_slabs() const {
+  const auto share =
+      static_cast<uint64_t>(static_cast<double>(slab_budget / slab_size) * save_share);
+  return static_cast<uint32_t>(std::max<uint64_t>(share, 1));
+}
+
+uint32_t Config::fetch_slabs() const {
+  return static_cast<uint32_t>(slab_budget / slab_size) - save_slabs();
+}
+
+std::string ConfigKey::name() const {
+  return section.empty() ? std::string(key) : fmt::format("{}.{}", section, key);
+}
+
+std::string ConfigKey::environment() const {
+  std::string text = "SHADOWSERVE_" + name();
+  for (char& c : text) {
+    if (c == '.') c = '_';
+    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+  }
+  return text;
+}
+
+std::span<const ConfigKey> ConfigKeys() {
+  return kKeys;
+}
+
+const ConfigKey* FindConfigKey(std::string_view name) {
+  for (const ConfigKey& key : kKeys) {
+    if (key.name() == name) return &key;
+  }
+  return nullptr;
+}
+
+std::string_view ValueTypeName(ValueType type) {
+  switch (type) {
+    case ValueType::kText:
+      return "text";
+    case ValueType::kSize:
+      return "size";
+    case ValueType::kCount:
+      return "whole number";
+    case ValueType::kNumber:
+      return "number";
+    case ValueType::kMode:
+      break;
+  }
+  return "octal mode";
+}
+
+Status CheckConfig(const Config& config) {
+  if (config.slab_budget / config.slab_size < 2) {
+    return Invalid(
+        fmt::format("memory.slab_budget: {} holds fewer than two slabs of {} "
+                    "(memory.slab_size): one for fetches, one for saves",
+                    FormatByteSize(config.slab_budget), FormatByteSize(config.slab_size)));
+  }
+  if (!config.codec_engine_device.empty()) {
+    return Invalid(
+        fmt::format("codec.engine_device: '{}' is set, but codec.engine is {}, which "
+                    "has no device; leave it empty",
+                    config.codec_engine_device, config.codec_engine));
+  }
+  return OkStatus();
+}
+
+}  // namespace shadowserve
