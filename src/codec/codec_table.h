@@ -1,5 +1,5 @@
-// The codecs of this build, one row each. Ids are those of segment format v1 (format/object_name.h);
-// this module does not see `format`, so the caller passes the number.
+// The codecs of this build, one row each. Ids are those of segment format v1
+// (format/object_name.h); this module does not see `format`, so the caller passes the number.
 #ifndef SHADOWSERVE_CODEC_CODEC_TABLE_H_
 #define SHADOWSERVE_CODEC_CODEC_TABLE_H_
 

@@ -1,0 +1,86 @@
+// Encode and decode of one block on one core, bytes of symbols per second; "ratio" is symbols to
+// coded bytes. Blocks rotate through 16 MiB of distinct symbols, so tables are not predicted.
+#include <benchmark/benchmark.h>
+
+#include <vector>
+
+#include "codec/codec_table.h"
+#include "codec/sample_symbols.h"
+
+namespace shadowserve {
+namespace {
+
+constexpr size_t kDims = 128;
+constexpr size_t kTotalBytes = size_t{16} << 20;
+
+struct Workload {
+  std::unique_ptr<BlockCodec> codec;
+  std::vector<std::byte> symbols;
+  size_t block_bytes;
+  size_t block_count;
+
+  explicit Workload(const benchmark::State& state)
+      : codec(MakeBlockCodec(static_cast<uint8_t>(state.range(0))).value()),
+        symbols(
+            SampleSymbols(static_cast<SymbolKind>(state.range(1)), kTotalBytes / kDims, kDims, 1)),
+        block_bytes(static_cast<size_t>(state.range(2))),
+        block_count(kTotalBytes / block_bytes) {}
+  std::span<const std::byte> Block(size_t index) const {
+    return std::span(symbols).subspan(index * block_bytes, block_bytes);
+  }
+};
+
+void Report(benchmark::State& state, const Workload& work, size_t coded_bytes) {
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(work.block_bytes));
+  state.counters["ratio"] =
+      static_cast<double>(work.block_count * work.block_bytes) / static_cast<double>(coded_bytes);
+}
+
+void Encode(benchmark::State& state) {
+  Workload work(state);
+  std::vector<std::byte> out(work.block_bytes);
+  size_t coded_bytes = 0;
+  for (size_t i = 0; i < work.block_count; ++i) {
+    coded_bytes += work.codec->Encode(work.Block(i), out);
+  }
+  size_t block = 0;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(work.codec->Encode(work.Block(block), out));
+    block = (block + 1) % work.block_count;
+  }
+  Report(state, work, coded_bytes);
+}
+
+void Decode(benchmark::State& state) {
+  Workload work(state);
+  std::vector<std::vector<std::byte>> coded(work.block_count);
+  size_t coded_bytes = 0;
+  for (size_t i = 0; i < work.block_count; ++i) {
+    coded[i].resize(work.block_bytes);
+    coded[i].resize(work.codec->Encode(work.Block(i), coded[i]));
+    coded_bytes += coded[i].size();
+  }
+  std::vector<std::byte> out(work.block_bytes);
+  size_t block = 0;
+  for (auto _ : state) {
+    if (!work.codec->Decode(coded[block], out).ok()) state.SkipWithError("corrupt");
+    block = (block + 1) % work.block_count;
+  }
+  Report(state, work, coded_bytes);
+}
+
+// Codec id, SymbolKind, block bytes.
+void Blocks(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"codec", "kind", "block"});
+  for (const int64_t codec : {1, 2}) {
+    for (const int64_t kind : {0, 1}) {
+      for (const int64_t block : {32 << 10, 64 << 10}) bench->Args({codec, kind, block});
+    }
+  }
+}
+
+BENCHMARK(Decode)->Apply(Blocks);
+BENCHMARK(Encode)->Apply(Blocks);
+
+}  // namespace
+}  // namespace shadowserve
