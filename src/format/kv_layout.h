@@ -2,8 +2,7 @@
 //
 // Two views of the same values:
 //  * canonical (wire, store): [layer][head][K|V][token][dim], the same for every page size,
-//  physical
-//    layout, TP and PP size;
+//    physical layout, TP and PP size;
 //  * pages (engine memory): a PageLayout, strides read from vLLM's layout description.
 // A PLANE is one (layer, head, K or V) of one chunk: kChunkTokens x head_dim values. Everything
 // moves in planes or parts of planes; no quantity below is ever taken from a store or a peer

@@ -2,9 +2,9 @@
 // which part of it (layer range, head group); `kind` tells the segment from its marker.
 //
 // As text (store keys, digests, logs), pure ASCII, lower case:
-//   ss1:{<64 hex digits of the chain
-//   key>}:<profile>.<codec>:l<first>+<count>:h<group>of<groups>:<seg|mark>
-// The braces are a Redis Cluster hash tag: all objects of a chunk live in one slot.
+//   ss1:{<key>}:<profile>.<codec>:l<first>+<count>:h<group>of<groups>:<seg|mark>
+// with the chain key as 64 hex digits and numbers in decimal without leading zeros. The braces are
+// a Redis Cluster hash tag: all objects of a chunk live in one slot.
 #ifndef SHADOWSERVE_FORMAT_OBJECT_NAME_H_
 #define SHADOWSERVE_FORMAT_OBJECT_NAME_H_
 

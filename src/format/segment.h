@@ -28,8 +28,7 @@ uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t seed = 0);
 
 // Bytes per element as a profile stores them. A block of n elements has plain(n) + symbols(n) bytes
 // before coding. raw: n*dtype symbols. lossless: n plain (sign+mantissa byte) + n symbols
-// (exponent). q8: n symbols; side: one f32 scale per (layer, K|V, token), order
-// [layer][K|V][token].
+// (exponent). q8: n symbols; side: one f32 scale per (layer, K|V, token) in this order.
 struct ProfileBytes {
   uint32_t plain_per_element = 0;
   uint32_t symbols_per_element = 0;
@@ -62,7 +61,8 @@ class SegmentReader {
  public:
   // Checks everything but the blocks' own CRCs: sizes, header and side CRC, name, shape, profile.
   // `name` and `shape` are what the reader asked for. kCorrupt (message names the field) on any
-  // doubt.
+  // doubt. What could never be read is the caller's error: kInvalidArgument for a marker's name or
+  // a shape out of bounds, kUnsupported as ProfileBytesOf.
   static Result<SegmentReader> Open(std::span<const std::byte> object, const ObjectName& name,
                                     const SegmentShape& shape);
   uint32_t block_count() const { return block_count_; }
@@ -81,15 +81,15 @@ class SegmentReader {
   uint64_t next_offset_ = 0;
 };
 
-// Fills a caller's buffer with one segment. Steps, in this order: Start; write side() bytes; for
-// each block fill BlockSpace() with plain bytes then coded bytes and call FinishBlock; Finish.
+// Fills a caller's buffer with one segment. Steps, in this order: construct; write side() bytes;
+// for each block fill BlockSpace() with plain bytes then coded bytes and call FinishBlock; Finish.
 class SegmentWriter {
  public:
   // REQUIRES: buffer.size() >= SegmentBytesMax(name.profile, shape).
   SegmentWriter(std::span<std::byte> buffer, const ObjectName& name, const SegmentShape& shape);
   std::span<std::byte> side();
   BlockRange block_range() const;     // of the block being written
-  std::span<std::byte> BlockSpace();  // at least plain + symbol bytes
+  std::span<std::byte> BlockSpace();  // at least plain + symbol bytes (all that is left)
   // The block's plain bytes are complete and `coded_bytes` of coded data follow them.
   void FinishBlock(CodecId codec, uint32_t coded_bytes);
   bool done() const;

@@ -1,0 +1,97 @@
+// Golden objects: bytes that earlier builds wrote, under testdata/. A difference means that the
+// format drifted: stored caches and other hosts would no longer be read. After a deliberate change
+// (a new version number), write them anew:
+//   SS_WRITE_GOLDEN=1 build/.../format_test --gtest_filter='*Golden*'
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "format/segment_testing.h"
+
+namespace shadowserve {
+namespace {
+
+using segment_testing::BuildSegment;
+using segment_testing::NameOf;
+
+struct Golden {
+  std::string file;
+  Profile profile;
+  CodecId codec;
+  uint32_t head_groups;
+  SegmentShape shape;
+};
+
+std::ostream& operator<<(std::ostream& out, const Golden& golden) {
+  return out << golden.file;
+}
+
+// The object's name, then its bytes as hex, 32 to a line.
+std::string ToText(const ObjectName& name, std::span<const std::byte> object) {
+  std::string text = ToString(name) + "\n";
+  while (!object.empty()) {
+    const size_t count = std::min<size_t>(32, object.size());
+    text += ToHex(object.first(count)) + "\n";
+    object = object.subspan(count);
+  }
+  return text;
+}
+
+void CompareOrWrite(const std::string& file, const std::string& text) {
+  const std::string path = std::string(SS_FORMAT_TESTDATA) + "/" + file;
+  if (std::getenv("SS_WRITE_GOLDEN") != nullptr) {
+    std::ofstream(path, std::ios::binary) << text;
+  }
+  std::ifstream stream(path, std::ios::binary);
+  std::ostringstream golden;
+  golden << stream.rdbuf();
+  EXPECT_EQ(text, golden.str()) << path;
+}
+
+class GoldenSegment : public ::testing::TestWithParam<Golden> {};
+
+TEST_P(GoldenSegment, IsStillWrittenByteForByteWithItsMarker) {
+  const Golden& golden = GetParam();
+  const ObjectName name = NameOf(golden.shape, golden.profile, golden.codec, golden.head_groups);
+  const std::vector<std::byte> object = BuildSegment(name, golden.shape);
+  ASSERT_TRUE(VerifySegment(object, name).ok());
+  CompareOrWrite(golden.file + ".segment.hex", ToText(name, object));
+
+  const ObjectName marker_name = name.AsKind(ObjectKind::kMarker);
+  std::array<std::byte, kMarkerBytes> marker;
+  CompareOrWrite(golden.file + ".marker.hex",
+                 ToText(marker_name, WriteMarker(*MarkerOf(object), marker_name, marker)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Format, GoldenSegment,
+    ::testing::Values(
+        Golden{"raw_none",
+               Profile::kRaw,
+               CodecId::kNone,
+               1,
+               {.layers = {0, 1}, .heads = 1, .head_dim = 1, .dtype = KvDtype::kFp8E4m3}},
+        Golden{"lossless_zstd",
+               Profile::kLossless,
+               CodecId::kZstd,
+               4,
+               {.layers = {31, 1},
+                .head_group = 3,
+                .first_head = 3,
+                .heads = 1,
+                .head_dim = 1,
+                .dtype = KvDtype::kFp16}},
+        Golden{"q8_deflate",
+               Profile::kQ8,
+               CodecId::kDeflate,
+               2,
+               {.layers = {7, 1}, .head_group = 1, .first_head = 1, .heads = 1, .head_dim = 1}}),
+    [](const auto& golden) { return golden.param.file; });
+
+}  // namespace
+}  // namespace shadowserve
