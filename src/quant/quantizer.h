@@ -2,13 +2,13 @@
 // scatter into pages on the way out / the gather out of pages on the way in.
 //
 // A quantizer is stateless and thread-safe. Symbols of a block are in canonical order
-// ([plane][token][dim]). Kernels are picked once per process by CPU (Highway dynamic dispatch); every
-// one is bit-exact with the scalar reference, which KernelSet::kScalar forces.
+// ([plane][token][dim]). Kernels are picked once per process by CPU (Highway dynamic dispatch);
+// every one is bit-exact with the scalar reference, which KernelSet::kScalar forces.
 //
 // Page addresses: a PlanePiece is the part of one plane that lies in one page, value (t, d) at
 //   base + t * token_stride + d * dim_stride.
-// Forms with dim_stride == element bytes (rows) and with token_stride == element bytes (vLLM's CPU K
-// plane, transposed) have vector kernels; other strides run in scalar code.
+// Forms with dim_stride == element bytes (rows) and with token_stride == element bytes (vLLM's CPU
+// K plane, transposed) have vector kernels; other strides run in scalar code.
 #ifndef SHADOWSERVE_QUANT_QUANTIZER_H_
 #define SHADOWSERVE_QUANT_QUANTIZER_H_
 
@@ -24,12 +24,12 @@
 namespace shadowserve {
 
 struct PlanePiece {
-  std::byte* base = nullptr;   // of this piece's first token
-  size_t token_stride = 0;     // bytes
-  size_t dim_stride = 0;       // bytes
-  uint32_t first_token = 0;    // within the chunk
+  std::byte* base = nullptr;  // of this piece's first token
+  size_t token_stride = 0;    // bytes
+  size_t dim_stride = 0;      // bytes
+  uint32_t first_token = 0;   // within the chunk
   uint32_t tokens = 0;
-  uint32_t plane = 0;          // within the segment
+  uint32_t plane = 0;  // within the segment
 };
 
 enum class KernelSet : uint8_t { kBest, kScalar };
@@ -47,9 +47,10 @@ class Quantizer {
                              std::span<const std::byte> values, std::span<const std::byte> side,
                              std::span<std::byte> plain, std::span<std::byte> symbols) const = 0;
 
-  // Fetch path. Writes the block's values into the pages: every piece lies within `block`'s planes and
-  // tokens; tokens of the block that no piece covers are skipped. `streaming`: use non-temporal stores
-  // (the target is not read again soon); the caller fences (StoreFence) before it reports completion.
+  // Fetch path. Writes the block's values into the pages: every piece lies within `block`'s planes
+  // and tokens; tokens of the block that no piece covers are skipped. `streaming`: use non-temporal
+  // stores (the target is not read again soon); the caller fences (StoreFence) before it reports
+  // completion.
   virtual void DequantizeBlock(const SegmentShape& shape, const BlockRange& block,
                                std::span<const std::byte> side, std::span<const std::byte> plain,
                                std::span<const std::byte> symbols,

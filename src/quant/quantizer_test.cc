@@ -1,0 +1,408 @@
+#include "quant/quantizer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "format/segment.h"
+#include "mem/guarded_buffer.h"
+#include "quant/quant_testing.h"
+
+namespace shadowserve {
+namespace {
+
+using quant_testing::Form;
+using quant_testing::KvLikeValues;
+using quant_testing::Pages;
+using quant_testing::RandomBytes;
+
+struct Blocks {
+  std::vector<std::byte> side;
+  std::vector<std::vector<std::byte>> plain;
+  std::vector<std::vector<std::byte>> symbols;
+};
+
+SegmentShape Shape(uint32_t head_dim, KvDtype dtype = KvDtype::kBf16, uint32_t heads = 2) {
+  return {.layers = {.first = 0, .count = 2}, .heads = heads, .head_dim = head_dim, .dtype = dtype};
+}
+
+Blocks Quantize(Profile profile, KernelSet set, const SegmentShape& shape,
+                std::span<const std::byte> values) {
+  const auto quantizer = MakeQuantizer(profile, set).value();
+  const ProfileBytes bytes = ProfileBytesOf(profile, shape).value();
+  Blocks blocks;
+  blocks.side.resize(bytes.side);
+  quantizer->WriteSide(shape, values, blocks.side);
+  for (uint32_t i = 0; i < BlockCount(shape); ++i) {
+    const BlockRange range = BlockAt(shape, i);
+    blocks.plain.emplace_back(size_t{range.elements} * bytes.plain_per_element);
+    blocks.symbols.emplace_back(size_t{range.elements} * bytes.symbols_per_element);
+    quantizer->QuantizeBlock(shape, range, values, blocks.side, blocks.plain.back(),
+                             blocks.symbols.back());
+  }
+  return blocks;
+}
+
+// Tokens [begin, end) of every block into pages, from buffers that end at guard pages.
+void Dequantize(Profile profile, KernelSet set, const SegmentShape& shape, const Blocks& blocks,
+                const Pages& pages, uint32_t begin, uint32_t end, bool streaming,
+                std::span<std::byte> memory) {
+  const auto quantizer = MakeQuantizer(profile, set).value();
+  const GuardedBuffer side{std::span<const std::byte>(blocks.side)};
+  for (uint32_t i = 0; i < BlockCount(shape); ++i) {
+    const BlockRange range = BlockAt(shape, i);
+    const GuardedBuffer plain{std::span<const std::byte>(blocks.plain[i])};
+    const GuardedBuffer symbols{std::span<const std::byte>(blocks.symbols[i])};
+    const uint32_t first = std::max(begin, range.first_token);
+    const uint32_t last = std::min(end, range.first_token + range.tokens);
+    if (first >= last) continue;
+    std::byte* plane_memory =
+        memory.data() + (pages.Bytes(shape, range.first_plane) - pages.gap_bytes - pages.misalign);
+    const auto pieces =
+        pages.Pieces(shape, range.first_plane, range.planes, first, last, plane_memory);
+    quantizer->DequantizeBlock(shape, range, side.bytes(), plain.bytes(), symbols.bytes(), pieces,
+                               streaming);
+  }
+  StoreFence();
+}
+
+std::vector<std::byte> Gathered(KernelSet set, const SegmentShape& shape, const Pages& pages,
+                                uint32_t begin, uint32_t end, std::span<std::byte> memory) {
+  std::vector<std::byte> values(shape.raw_bytes(), std::byte{0x5A});
+  const auto pieces = pages.Pieces(shape, 0, shape.planes(), begin, end, memory.data());
+  GatherPieces(shape, pieces, values, set);
+  return values;
+}
+
+struct KernelCase {
+  Profile profile;
+  KvDtype dtype;
+  std::string name;
+};
+
+class EveryKernel : public testing::TestWithParam<KernelCase> {
+ protected:
+  Profile profile() const { return GetParam().profile; }
+  SegmentShape shape(uint32_t head_dim) const { return Shape(head_dim, GetParam().dtype); }
+
+  // Random symbols, plain bytes and, as scales, random bits: what a hostile store could send.
+  Blocks RandomBlocks(const SegmentShape& shape, uint32_t seed) const {
+    const ProfileBytes bytes = ProfileBytesOf(profile(), shape).value();
+    Blocks blocks;
+    blocks.side = RandomBytes(bytes.side, seed);
+    for (uint32_t i = 0; i < BlockCount(shape); ++i) {
+      const size_t elements = BlockAt(shape, i).elements;
+      blocks.plain.push_back(RandomBytes(elements * bytes.plain_per_element, ++seed));
+      blocks.symbols.push_back(RandomBytes(elements * bytes.symbols_per_element, ++seed));
+    }
+    return blocks;
+  }
+
+  void ExpectSameBytes(const SegmentShape& shape, const Pages& pages, uint32_t begin, uint32_t end,
+                       const Blocks& blocks) const {
+    const std::vector<std::byte> before = RandomBytes(pages.Bytes(shape, shape.planes()), 99);
+    std::vector<std::byte> scalar = before;
+    Dequantize(profile(), KernelSet::kScalar, shape, blocks, pages, begin, end, false, scalar);
+    for (const bool streaming : {false, true}) {
+      GuardedBuffer best{std::span<const std::byte>(before)};
+      Dequantize(profile(), KernelSet::kBest, shape, blocks, pages, begin, end, streaming,
+                 best.bytes());
+      ASSERT_TRUE(std::ranges::equal(scalar, best.bytes()))
+          << "dim " << shape.head_dim << " page " << pages.page_tokens << " form "
+          << static_cast<int>(pages.form) << " tokens " << begin << ".." << end << " streaming "
+          << streaming;
+      ASSERT_EQ(Gathered(KernelSet::kScalar, shape, pages, begin, end, scalar),
+                Gathered(KernelSet::kBest, shape, pages, begin, end, best.bytes()));
+    }
+  }
+};
+
+TEST_P(EveryKernel, GivesTheBytesOfTheScalarReferenceForEveryForm) {
+  for (const uint32_t head_dim : {1U, 7U, 16U, 40U, 64U, 80U, 128U, 256U}) {
+    const SegmentShape segment = shape(head_dim);
+    const Blocks blocks = RandomBlocks(segment, head_dim);
+    for (const Form form : {Form::kRows, Form::kTransposed, Form::kStrided}) {
+      for (const uint32_t page_tokens : {16U, 32U, 128U}) {
+        const Pages pages{.form = form, .page_tokens = page_tokens, .gap_bytes = 64};
+        ExpectSameBytes(segment, pages, 0, kChunkTokens, blocks);
+      }
+    }
+  }
+}
+
+TEST_P(EveryKernel, GivesTheSameBytesForPartialPiecesAndUnalignedPages) {
+  for (const uint32_t head_dim : {24U, 128U}) {
+    const SegmentShape segment = shape(head_dim);
+    const Blocks blocks = RandomBlocks(segment, head_dim + 1);
+    for (const Form form : {Form::kRows, Form::kTransposed}) {
+      for (const uint32_t begin : {0U, 1U, 13U, 130U}) {
+        for (const uint32_t tokens : {1U, 8U, 21U, 100U}) {
+          const Pages pages{.form = form, .page_tokens = 64, .gap_bytes = 6, .misalign = 2};
+          ExpectSameBytes(segment, pages, begin, begin + tokens, blocks);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryKernel, GivesTheSameBytesWhereAPlaneIsSplitIntoBlocks) {
+  const SegmentShape segment = {
+      .layers = {.first = 0, .count = 1}, .heads = 1, .head_dim = 512, .dtype = GetParam().dtype};
+  ASSERT_GT(CutOf(segment).splits, 1U);
+  const Pages pages{.form = Form::kTransposed, .page_tokens = 128, .gap_bytes = 64};
+  ExpectSameBytes(segment, pages, 16, kChunkTokens, RandomBlocks(segment, 4));
+}
+
+TEST_P(EveryKernel, TouchesNothingButTheCellsOfItsPieces) {
+  for (const Form form : {Form::kRows, Form::kTransposed}) {
+    const SegmentShape segment = shape(80);
+    const Pages pages{.form = form, .page_tokens = 32, .gap_bytes = 128};
+    const auto size = pages.Bytes(segment, segment.planes());
+    // Twice over opposite fills: a cell that differs from its fill in neither was not written.
+    std::vector<std::byte> zeros(size, std::byte{0});
+    std::vector<std::byte> ones(size, std::byte{0xFF});
+    const Blocks blocks = RandomBlocks(segment, 8);
+    constexpr uint32_t kBegin = 37;
+    constexpr uint32_t kEnd = 201;
+    for (auto* memory : {&zeros, &ones}) {
+      Dequantize(profile(), KernelSet::kBest, segment, blocks, pages, kBegin, kEnd, true, *memory);
+    }
+    std::vector<bool> owned(size);
+    const size_t element = DtypeBytes(segment.dtype);
+    for (const PlanePiece& piece :
+         pages.Pieces(segment, 0, segment.planes(), kBegin, kEnd, zeros.data())) {
+      for (size_t t = 0; t < piece.tokens; ++t) {
+        for (size_t d = 0; d < segment.head_dim; ++d) {
+          const auto at = piece.base - zeros.data() +
+                          static_cast<ptrdiff_t>(t * piece.token_stride + d * piece.dim_stride);
+          std::fill_n(owned.begin() + at, element, true);
+        }
+      }
+    }
+    for (size_t i = 0; i < size; ++i) {
+      ASSERT_EQ(zeros[i] == ones[i], owned[i]) << "byte " << i;
+    }
+  }
+}
+
+TEST_P(EveryKernel, QuantizesToTheBytesOfTheScalarReference) {
+  for (const uint32_t head_dim : {1U, 7U, 16U, 40U, 128U, 512U}) {
+    const SegmentShape segment = shape(head_dim);
+    for (const bool random_bits : {false, true}) {
+      if (!random_bits && DtypeBytes(segment.dtype) == 1) continue;
+      const GuardedBuffer values{std::span<const std::byte>(
+          random_bits ? RandomBytes(segment.raw_bytes(), 3) : KvLikeValues(segment, 3))};
+      const Blocks scalar = Quantize(profile(), KernelSet::kScalar, segment, values.bytes());
+      const Blocks best = Quantize(profile(), KernelSet::kBest, segment, values.bytes());
+      EXPECT_EQ(scalar.side, best.side);
+      EXPECT_EQ(scalar.plain, best.plain);
+      EXPECT_EQ(scalar.symbols, best.symbols);
+    }
+  }
+}
+
+TEST_P(EveryKernel, KeepsEveryBitWhereTheProfileIsLossless) {
+  if (profile() == Profile::kQ8) GTEST_SKIP() << "q8 is lossy by design";
+  // All 65536 bit patterns (NaN payloads, -0, denormals), in each form.
+  const SegmentShape segment = shape(128);
+  std::vector<std::byte> values(segment.raw_bytes());
+  for (size_t i = 0; i + 1 < values.size(); i += 2) {
+    values[i] = static_cast<std::byte>(i / 2);
+    values[i + 1] = static_cast<std::byte>(i / 512);
+  }
+  const Blocks blocks = Quantize(profile(), KernelSet::kBest, segment, values);
+  for (const Form form : {Form::kRows, Form::kTransposed, Form::kStrided}) {
+    const Pages pages{.form = form, .page_tokens = 128};
+    std::vector<std::byte> memory(pages.Bytes(segment, segment.planes()));
+    Dequantize(profile(), KernelSet::kBest, segment, blocks, pages, 0, kChunkTokens, true, memory);
+    EXPECT_EQ(Gathered(KernelSet::kBest, segment, pages, 0, kChunkTokens, memory), values);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Quant, EveryKernel,
+    testing::Values(KernelCase{Profile::kRaw, KvDtype::kBf16, "RawBf16"},
+                    KernelCase{Profile::kRaw, KvDtype::kFp8E4m3, "RawFp8"},
+                    KernelCase{Profile::kLossless, KvDtype::kBf16, "LosslessBf16"},
+                    KernelCase{Profile::kLossless, KvDtype::kFp16, "LosslessFp16"},
+                    KernelCase{Profile::kQ8, KvDtype::kBf16, "Q8Bf16"},
+                    KernelCase{Profile::kQ8, KvDtype::kFp16, "Q8Fp16"}),
+    [](const auto& row) { return row.param.name; });
+
+TEST(Lossless, SymbolsOfBf16AreTheExponents) {
+  const SegmentShape segment = Shape(16);
+  const std::vector<std::byte> values = KvLikeValues(segment, 1);
+  const Blocks blocks = Quantize(Profile::kLossless, KernelSet::kBest, segment, values);
+  uint16_t bits;
+  std::memcpy(&bits, values.data() + 2 * 1234, 2);
+  EXPECT_EQ(std::to_integer<int>(blocks.symbols[0][1234]), bits >> 7 & 0xFF);
+  EXPECT_EQ(std::to_integer<int>(blocks.plain[0][1234]), (bits << 1 & 0xFE) | bits >> 15);
+}
+
+float ValueAt(const SegmentShape& shape, std::span<const std::byte> values, size_t index) {
+  uint16_t bits;
+  std::memcpy(&bits, values.data() + index * 2, 2);
+  return shape.dtype == KvDtype::kBf16 ? F32FromBf16(bits) : F32FromFp16(bits);
+}
+
+void SetBits(std::span<std::byte> values, size_t index, uint16_t bits) {
+  std::memcpy(values.data() + index * 2, &bits, 2);
+}
+
+float ScaleAt(const Blocks& blocks, size_t index) {
+  float scale;
+  std::memcpy(&scale, blocks.side.data() + index * 4, 4);
+  return scale;
+}
+
+std::vector<std::byte> RoundTrip(const SegmentShape& segment, std::span<const std::byte> values) {
+  const Blocks blocks = Quantize(Profile::kQ8, KernelSet::kBest, segment, values);
+  const Pages pages{.form = Form::kRows, .page_tokens = 16};
+  std::vector<std::byte> memory(pages.Bytes(segment, segment.planes()));
+  Dequantize(Profile::kQ8, KernelSet::kBest, segment, blocks, pages, 0, kChunkTokens, false,
+             memory);
+  return Gathered(KernelSet::kBest, segment, pages, 0, kChunkTokens, memory);
+}
+
+TEST(Q8, StaysWithinHalfAStepOfEveryTokensLargestMagnitude) {
+  for (const KvDtype dtype : {KvDtype::kBf16, KvDtype::kFp16}) {
+    const SegmentShape segment = Shape(64, dtype);
+    const std::vector<std::byte> values = KvLikeValues(segment, 17);
+    const std::vector<std::byte> out = RoundTrip(segment, values);
+    const Blocks blocks = Quantize(Profile::kQ8, KernelSet::kBest, segment, values);
+    const float half_ulp = dtype == KvDtype::kBf16 ? 0x1p-8F : 0x1p-11F;  // relative
+    for (size_t i = 0; i < segment.elements(); ++i) {
+      const PlaneIndex plane =
+          PlaneAt(segment, static_cast<uint32_t>(i / segment.plane_elements()));
+      const size_t token = i % segment.plane_elements() / segment.head_dim;
+      const float scale =
+          ScaleAt(blocks, (plane.layer * 2 + (plane.value ? 1 : 0)) * kChunkTokens + token);
+      const float was = ValueAt(segment, values, i);
+      const float is = ValueAt(segment, out, i);
+      ASSERT_LE(std::abs(was - is), scale * 0.501F + std::abs(is) * half_ulp) << i;
+    }
+  }
+}
+
+TEST(Q8, SharesOneScalePerLayerKindAndTokenOverTheHeads) {
+  const SegmentShape segment = Shape(32, KvDtype::kBf16, 3);
+  std::vector<std::byte> values(segment.raw_bytes());
+  // Layer 1, V, token 9: the largest magnitude is in head 2.
+  const auto element = [&](uint32_t head, uint32_t dim) {
+    const size_t plane = (size_t{1} * 3 + head) * 2 + 1;
+    return plane * segment.plane_elements() + 9 * segment.head_dim + dim;
+  };
+  SetBits(values, element(0, 3), Bf16FromF32(1.0F));
+  SetBits(values, element(2, 31), Bf16FromF32(-254.0F));
+  const Blocks blocks = Quantize(Profile::kQ8, KernelSet::kBest, segment, values);
+  for (size_t i = 0; i < blocks.side.size() / 4; ++i) {
+    EXPECT_EQ(ScaleAt(blocks, i), i == (1 * 2 + 1) * kChunkTokens + 9 ? 2.0F : 0.0F);
+  }
+}
+
+TEST(Q8, GivesZeroRowsAZeroScaleAndZerosBack) {
+  const SegmentShape segment = Shape(64);
+  const std::vector<std::byte> zeros(segment.raw_bytes());
+  EXPECT_EQ(RoundTrip(segment, zeros), zeros);
+}
+
+TEST(Q8, KeepsNanAndInfinityFromTheirNeighbours) {
+  for (const KvDtype dtype : {KvDtype::kBf16, KvDtype::kFp16}) {
+    const SegmentShape segment = Shape(64, dtype);
+    const std::vector<std::byte> clean = KvLikeValues(segment, 23);
+    std::vector<std::byte> values = clean;
+    const uint16_t infinity = dtype == KvDtype::kBf16 ? kBf16Infinity : kFp16Infinity;
+    // Small values of token 0, so that its scale does not depend on them.
+    SetBits(values, 1, infinity);
+    SetBits(values, 2, infinity | 0x8000);
+    SetBits(values, 3, infinity | 1);
+    SetBits(values, 4, 0xFFFF);
+    std::vector<std::byte> expected = clean;
+    for (size_t i = 1; i <= 4; ++i) SetBits(expected, i, 0);
+    const Blocks blocks = Quantize(Profile::kQ8, KernelSet::kBest, segment, values);
+    EXPECT_EQ(blocks.side, Quantize(Profile::kQ8, KernelSet::kBest, segment, expected).side);
+    const std::vector<std::byte> out = RoundTrip(segment, values);
+    const std::vector<std::byte> neighbours = RoundTrip(segment, expected);
+    EXPECT_TRUE(std::equal(out.begin() + 10, out.end(), neighbours.begin() + 10));
+    const float end = 127 * ScaleAt(blocks, 0);
+    EXPECT_NEAR(ValueAt(segment, out, 1), end, end * 0x1p-8F);
+    EXPECT_NEAR(ValueAt(segment, out, 2), -end, end * 0x1p-8F);
+    EXPECT_EQ(ValueAt(segment, out, 3), 0.0F);
+    EXPECT_EQ(ValueAt(segment, out, 4), 0.0F);
+  }
+}
+
+TEST(Q8, WritesNoNanWhateverTheScalesAre) {
+  const SegmentShape segment = Shape(16);
+  Blocks blocks = Quantize(Profile::kQ8, KernelSet::kBest, segment, KvLikeValues(segment, 2));
+  const std::array<uint32_t, 7> hostile = {0x7F80'0000, 0xFF80'0000, 0x7FC0'0000, 0xFFFF'FFFF,
+                                           0x7F7F'FFFF, 0x8000'0000, 0x0000'0001};
+  for (size_t i = 0; i < blocks.side.size() / 4; ++i) {
+    std::memcpy(blocks.side.data() + i * 4, &hostile[i % hostile.size()], 4);
+  }
+  const Pages pages{.form = Form::kTransposed, .page_tokens = 32};
+  std::vector<std::byte> memory(pages.Bytes(segment, segment.planes()));
+  Dequantize(Profile::kQ8, KernelSet::kBest, segment, blocks, pages, 0, kChunkTokens, true, memory);
+  for (size_t i = 0; i < memory.size() / 2; ++i) {
+    ASSERT_FALSE(std::isnan(ValueAt(segment, memory, i))) << i;
+  }
+}
+
+TEST(Q8, RoundsToNearestEven) {
+  EXPECT_EQ(Bf16FromF32(std::bit_cast<float>(0x3F80'8000U)), 0x3F80);  // ties to even: down
+  EXPECT_EQ(Bf16FromF32(std::bit_cast<float>(0x3F81'8000U)), 0x3F82);  // up
+  EXPECT_EQ(Bf16FromF32(std::bit_cast<float>(0x3F80'8001U)), 0x3F81);
+  EXPECT_EQ(Bf16FromF32(std::numeric_limits<float>::max()), kBf16Infinity);
+  EXPECT_EQ(Fp16FromF32(1.0F + 0x1p-11F), 0x3C00);
+  EXPECT_EQ(Fp16FromF32(1.0F + 3 * 0x1p-11F), 0x3C02);
+  EXPECT_EQ(Fp16FromF32(65519.0F), 0x7BFF);
+  EXPECT_EQ(Fp16FromF32(65520.0F), kFp16Infinity);
+  EXPECT_EQ(Fp16FromF32(-1e9F), kFp16Infinity | 0x8000);
+  EXPECT_EQ(Fp16FromF32(0x1p-24F), 0x0001);
+  EXPECT_EQ(Fp16FromF32(0x1p-25F), 0x0000);
+  EXPECT_EQ(Fp16FromF32(3 * 0x1p-25F), 0x0002);
+}
+
+TEST(Q8, ReadsBackEveryFiniteFp16) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    if ((bits & kMagnitudeMask) >= kFp16Infinity) continue;
+    ASSERT_EQ(Fp16FromF32(F32FromFp16(static_cast<uint16_t>(bits))), bits);
+  }
+}
+
+TEST(MakeQuantizer, NamesAProfileThatItDoesNotHave) {
+  const auto quantizer = MakeQuantizer(static_cast<Profile>(42));
+  EXPECT_EQ(quantizer.status().code(), StatusCode::kUnsupported);
+  EXPECT_NE(quantizer.status().message().find("42"), std::string_view::npos);
+}
+
+TEST(DequantizeBlockDeathTest, RefusesAPieceOutsideItsBlock) {
+  const SegmentShape segment = Shape(256);
+  const Blocks blocks =
+      Quantize(Profile::kRaw, KernelSet::kBest, segment, KvLikeValues(segment, 2));
+  const auto quantizer = MakeQuantizer(Profile::kRaw).value();
+  std::vector<std::byte> memory(segment.raw_bytes());
+  const BlockRange range = BlockAt(segment, 1);
+  PlanePiece piece{.base = memory.data(),
+                   .token_stride = 512,
+                   .dim_stride = 2,
+                   .first_token = range.first_token,
+                   .tokens = range.tokens,
+                   .plane = range.first_plane};
+  const auto scatter = [&] {
+    quantizer->DequantizeBlock(segment, range, {}, {}, blocks.symbols[1], std::span(&piece, 1),
+                               false);
+  };
+  piece.plane = range.first_plane - 1;
+  EXPECT_DEATH(scatter(), "plane");
+  piece.plane = range.first_plane;
+  ++piece.first_token;
+  EXPECT_DEATH(scatter(), "tokens");
+}
+
+}  // namespace
+}  // namespace shadowserve
