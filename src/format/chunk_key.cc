@@ -7,7 +7,6 @@
 #include <openssl/sha.h>
 
 #include <bit>
-#include <cstring>
 #include <limits>
 
 #include "base/check.h"

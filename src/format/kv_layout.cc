@@ -1,7 +1,6 @@
 #include "format/kv_layout.h"
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "base/check.h"

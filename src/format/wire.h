@@ -4,7 +4,6 @@
 #define SHADOWSERVE_FORMAT_WIRE_H_
 
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
