@@ -20,11 +20,16 @@ constexpr std::array<std::pair<std::string_view, LogLevel>, 5> kLevels = {{
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarn: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
-    case LogLevel::kOff: return spdlog::level::off;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarn:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
+    case LogLevel::kOff:
+      return spdlog::level::off;
   }
   return spdlog::level::info;
 }
@@ -51,8 +56,12 @@ Result<LogLevel> ParseLogLevel(std::string_view text) {
                 "'" + std::string(text) + "' is no log level (debug, info, warn, error, off)");
 }
 
-void SetLogLevel(LogLevel level) { Logger().set_level(ToSpdlog(level)); }
-bool LogEnabled(LogLevel level) { return Logger().should_log(ToSpdlog(level)); }
+void SetLogLevel(LogLevel level) {
+  Logger().set_level(ToSpdlog(level));
+}
+bool LogEnabled(LogLevel level) {
+  return Logger().should_log(ToSpdlog(level));
+}
 void LogText(LogLevel level, std::string_view text) {
   Logger().log(ToSpdlog(level), "{}", fmt::string_view(text.data(), text.size()));
 }

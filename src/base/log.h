@@ -1,8 +1,8 @@
 // The process's log: spdlog behind two functions, so that nobody else includes it.
 //
-// Levels: error (a request was lost), warn (degraded), info (start, stop, config, connections), debug.
-// Text is lower case, "name value" pairs; keys and request ids may appear, payload and secrets never.
-// Thread-safe. Lines go to standard error.
+// Levels: error (a request was lost), warn (degraded), info (start, stop, config, connections),
+// debug. Text is lower case, "name value" pairs; keys and request ids may appear, payload and
+// secrets never. Thread-safe. Lines go to standard error.
 #ifndef SHADOWSERVE_BASE_LOG_H_
 #define SHADOWSERVE_BASE_LOG_H_
 

@@ -60,7 +60,7 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}         // NOLINT(google-explicit-constructor)
   Result(Status status) : status_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     SS_CHECK(!status_.ok(), "a Result made from a Status needs an error");
   }
@@ -91,7 +91,9 @@ class [[nodiscard]] Result {
   Status status_;
 };
 
-inline Status OkStatus() { return Status(); }
+inline Status OkStatus() {
+  return Status();
+}
 
 }  // namespace shadowserve
 
@@ -99,17 +101,16 @@ inline Status OkStatus() { return Status(); }
 #define SS_CONCAT(a, b) SS_CONCAT_INNER(a, b)
 
 // Returns from the calling function when `expression` (a Status) is an error.
-#define SS_TRY(expression)                                              \
-  do {                                                                  \
-    if (::shadowserve::Status ss_status = (expression); !ss_status.ok()) \
-      return ss_status;                                                 \
+#define SS_TRY(expression)                                                                 \
+  do {                                                                                     \
+    if (::shadowserve::Status ss_status = (expression); !ss_status.ok()) return ss_status; \
   } while (false)
 
 // SS_TRY_ASSIGN(auto x, MakeX()): x is the value, or the calling function returns the error.
-#define SS_TRY_ASSIGN(declaration, expression)                        \
-  auto SS_CONCAT(ss_result_, __LINE__) = (expression);                \
-  if (!SS_CONCAT(ss_result_, __LINE__).ok())                          \
-    return std::move(SS_CONCAT(ss_result_, __LINE__)).status();       \
+#define SS_TRY_ASSIGN(declaration, expression)                  \
+  auto SS_CONCAT(ss_result_, __LINE__) = (expression);          \
+  if (!SS_CONCAT(ss_result_, __LINE__).ok())                    \
+    return std::move(SS_CONCAT(ss_result_, __LINE__)).status(); \
   declaration = std::move(SS_CONCAT(ss_result_, __LINE__)).value()
 
 #endif  // SHADOWSERVE_BASE_RESULT_H_

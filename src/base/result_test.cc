@@ -16,7 +16,9 @@ Result<int> Quarter(int n) {
   return quarter;
 }
 
-TEST(Result, CarriesTheValueThroughTryAssign) { EXPECT_EQ(*Quarter(8), 2); }
+TEST(Result, CarriesTheValueThroughTryAssign) {
+  EXPECT_EQ(*Quarter(8), 2);
+}
 
 TEST(Result, StopsAtTheFirstError) {
   const Result<int> result = Quarter(6);

@@ -8,8 +8,8 @@
 namespace shadowserve {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, uint64_t>, 6> kUnits = {{
-    {"TiB", kTiB}, {"GiB", kGiB}, {"MiB", kMiB}, {"KiB", kKiB}, {"B", 1}, {"", 1}}};
+constexpr std::array<std::pair<std::string_view, uint64_t>, 6> kUnits = {
+    {{"TiB", kTiB}, {"GiB", kGiB}, {"MiB", kMiB}, {"KiB", kKiB}, {"B", 1}, {"", 1}}};
 
 }  // namespace
 
@@ -30,7 +30,8 @@ Result<uint64_t> ParseByteSize(std::string_view text) {
 
 std::string FormatByteSize(uint64_t bytes) {
   for (const auto& [name, factor] : kUnits) {
-    if (bytes != 0 && bytes % factor == 0) return std::to_string(bytes / factor) + std::string(name);
+    if (bytes != 0 && bytes % factor == 0)
+      return std::to_string(bytes / factor) + std::string(name);
   }
   return "0B";
 }

@@ -13,7 +13,8 @@ TEST(Units, RoundTripsTheSizesPeopleWrite) {
 }
 
 TEST(Units, RefusesWhatIsNoSizeAndNamesIt) {
-  for (const char* text : {"", "GiB", "-1", "10GB", "1.5GiB", "99999999999999999999", "17179869184TiB"}) {
+  for (const char* text :
+       {"", "GiB", "-1", "10GB", "1.5GiB", "99999999999999999999", "17179869184TiB"}) {
     const Result<uint64_t> result = ParseByteSize(text);
     ASSERT_FALSE(result.ok()) << text;
     EXPECT_NE(result.status().message().find(text), std::string_view::npos);

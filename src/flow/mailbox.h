@@ -1,7 +1,8 @@
-// A bounded queue of closures into one owner thread, with a file descriptor that tells when it has some.
+// A bounded queue of closures into one owner thread, with a file descriptor that tells when it has
+// some.
 //
-// Post is thread-safe and never blocks; Run and fd belong to the owner thread. Control path only: posting
-// allocates.
+// Post is thread-safe and never blocks; Run and fd belong to the owner thread. Control path only:
+// posting allocates.
 #ifndef SHADOWSERVE_FLOW_MAILBOX_H_
 #define SHADOWSERVE_FLOW_MAILBOX_H_
 

@@ -11,7 +11,9 @@ namespace {
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 
-uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+uint64_t RoundUp(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
@@ -66,7 +68,9 @@ Result<std::unique_ptr<SlabPool>> SlabPool::Create(std::string name, uint64_t sl
   return pool;
 }
 
-SlabPool::~SlabPool() { SS_CHECK(free_.size() == slab_count_, "a slab lease outlived its pool"); }
+SlabPool::~SlabPool() {
+  SS_CHECK(free_.size() == slab_count_, "a slab lease outlived its pool");
+}
 
 SlabLease SlabPool::TryTake() {
   if (free_.empty()) return {};

@@ -1,8 +1,10 @@
-// Slabs: fixed-size buffers carved at start from one region that is mapped, touched and counted once.
-// A SlabLease owns one slab and gives it back when it dies. Nothing is allocated after Create.
+// Slabs: fixed-size buffers carved at start from one region that is mapped, touched and counted
+// once. A SlabLease owns one slab and gives it back when it dies. Nothing is allocated after
+// Create.
 //
-// Owner thread: the pool and all its leases belong to one thread (the pipeline's), but for the counts,
-// which any thread may read. Free slabs are handed out last-in-first-out: the warmest one first.
+// Owner thread: the pool and all its leases belong to one thread (the pipeline's), but for the
+// counts, which any thread may read. Free slabs are handed out last-in-first-out: the warmest one
+// first.
 #ifndef SHADOWSERVE_MEM_SLAB_POOL_H_
 #define SHADOWSERVE_MEM_SLAB_POOL_H_
 

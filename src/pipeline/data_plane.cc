@@ -17,9 +17,8 @@ constexpr int64_t kWaitMaxNs = kNsPerSecond;
 }  // namespace
 
 Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
-                                                     std::unique_ptr<Store> store,
-                                                     Metrics* metrics, const Clock* clock,
-                                                     PipelineEvents* events) {
+                                                     std::unique_ptr<Store> store, Metrics* metrics,
+                                                     const Clock* clock, PipelineEvents* events) {
   if (options.fetch_slabs < 2 || options.save_slabs < SavePipeline::kSlabsPerUnit) {
     return Status(StatusCode::kInvalidArgument,
                   "memory.slab_budget is too small: it must hold at least 4 slabs of "
@@ -39,7 +38,9 @@ Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
   return plane;
 }
 
-DataPlane::~DataPlane() { Stop(); }
+DataPlane::~DataPlane() {
+  Stop();
+}
 
 void DataPlane::Start() {
   thread_ = std::thread([this] { Run(); });

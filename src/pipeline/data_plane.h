@@ -1,10 +1,11 @@
 // The data plane's one thread: owns the store, the slabs, the devices and both pipelines.
 //
-//   mailbox -> store -> transfers -> fetch (admit, compute step) -> save (one step, if no fetch waits)
+//   mailbox -> store -> transfers -> fetch (admit, compute step) -> save (one step, if no fetch
+//   waits)
 //
-// Every turn does a little of each, then the thread sleeps on file descriptors until the next message,
-// store completion or deadline. Everything that other threads want is posted into the mailbox and runs
-// here; answers come as PipelineEvents.
+// Every turn does a little of each, then the thread sleeps on file descriptors until the next
+// message, store completion or deadline. Everything that other threads want is posted into the
+// mailbox and runs here; answers come as PipelineEvents.
 #ifndef SHADOWSERVE_PIPELINE_DATA_PLANE_H_
 #define SHADOWSERVE_PIPELINE_DATA_PLANE_H_
 

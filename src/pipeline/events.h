@@ -44,7 +44,7 @@ struct LoadResult {
 
 // Store one chunk out of one rank's pages (control.proto: SaveItem, for one rank).
 struct SaveSpec {
-  uint64_t save_id = 0;  // unique for ever
+  uint64_t save_id = 0;              // unique for ever
   const RankMemory* rank = nullptr;  // lent until OnSaveDone
   StoredForm form;
   ChunkKey key;
@@ -64,8 +64,8 @@ class PipelineEvents {
   virtual ~PipelineEvents() = default;
   // Exactly once per accepted load: nothing of it reads or writes anything any more.
   virtual void OnLoadDone(const LoadResult& result) = 0;
-  // The pages of this save were read (wholly, or as far as the part under work when not `last`): were
-  // they held? Answered by SavePipeline::Confirm. `last`: they are read no more.
+  // The pages of this save were read (wholly, or as far as the part under work when not `last`):
+  // were they held? Answered by SavePipeline::Confirm. `last`: they are read no more.
   virtual void OnSaveRead(uint64_t save_id, bool last) = 0;
   // Exactly once per accepted save: nothing of it reads the pages any more.
   virtual void OnSaveDone(const SaveResult& result) = 0;

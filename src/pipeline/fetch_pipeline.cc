@@ -27,7 +27,9 @@ Result<std::unique_ptr<FetchPipeline>> FetchPipeline::Create(const Options& opti
   return pipeline;
 }
 
-FetchPipeline::~FetchPipeline() { SS_CHECK(idle(), "a load outlived its pipeline"); }
+FetchPipeline::~FetchPipeline() {
+  SS_CHECK(idle(), "a load outlived its pipeline");
+}
 
 uint32_t FetchPipeline::SlabsPerJoin(const RankMemory& rank) {
   return rank.group_count() + (rank.direct() ? 0 : 1);
@@ -68,7 +70,8 @@ Status FetchPipeline::CheckSpec(const LoadSpec& spec) {
     return bad("first token " + std::to_string(spec.first_token) + " is no page boundary");
   }
   for (const uint32_t page : spec.pages) {
-    if (page >= layout.page_count) return bad("page " + std::to_string(page) + " is not registered");
+    if (page >= layout.page_count)
+      return bad("page " + std::to_string(page) + " is not registered");
   }
   const SegmentShape segment =
       SegmentShapeOf(spec.rank->shape(), spec.rank->first_range(), spec.rank->first_group());

@@ -1,16 +1,17 @@
-// The fetch pipeline: network -> decode -> dequantize -> write, overlapping segments of many requests.
+// The fetch pipeline: network -> decode -> dequantize -> write, overlapping segments of many
+// requests.
 //
-// A load is cut into JOINS: the segments (one per head group) of one chunk and one layer range. A join
-// is admitted when every slab that it will ever need is free (one wire slab per segment, and one
-// staging slab where the device takes transfers), all or nothing: so joins cannot deadlock. Joins of
-// different loads take turns. Work that still waits for a grant ("pages may be written now") holds at
-// most half of the slabs.
+// A load is cut into JOINS: the segments (one per head group) of one chunk and one layer range. A
+// join is admitted when every slab that it will ever need is free (one wire slab per segment, and
+// one staging slab where the device takes transfers), all or nothing: so joins cannot deadlock.
+// Joins of different loads take turns. Work that still waits for a grant ("pages may be written
+// now") holds at most half of the slabs.
 //
 // Per segment: its marker and its bytes are read together; both must be sound. Any doubt (missing,
 // damaged, wrong name) fails the whole load, and the object goes, so that the next save repairs it.
 //
-// Fencing: after OnLoadDone nothing of a load touches a page. A cancelled load first lets reads of the
-// store and transfers in flight come home.
+// Fencing: after OnLoadDone nothing of a load touches a page. A cancelled load first lets reads of
+// the store and transfers in flight come home.
 //
 // Owner thread: the pipeline's.
 #ifndef SHADOWSERVE_PIPELINE_FETCH_PIPELINE_H_
@@ -49,8 +50,8 @@ class FetchPipeline final : public StoreListener, public TransferListener {
                                                        PipelineEvents* events);
   ~FetchPipeline() override;  // REQUIRES idle()
 
-  // kInvalidArgument when the spec does not fit its rank, kExhausted past kLoadsMax: then there is no
-  // OnLoadDone. REQUIRES: a load id never used before.
+  // kInvalidArgument when the spec does not fit its rank, kExhausted past kLoadsMax: then there is
+  // no OnLoadDone. REQUIRES: a load id never used before.
   Status Start(LoadSpec spec);
   void Grant(uint64_t load_id);
   // Ends a load as soon as nothing of it is in flight; unknown ids are ignored.
@@ -59,15 +60,17 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   void CancelRank(const RankMemory* rank);
   bool UsesRank(const RankMemory* rank) const;
 
-  // One turn: fails loads over their deadline, admits joins, asks the store, runs one step of compute.
-  // True when anything moved.
+  // One turn: fails loads over their deadline, admits joins, asks the store, runs one step of
+  // compute. True when anything moved.
   bool Turn();
   bool idle() const { return loads_.empty(); }
   // True when compute work is ready: saves then wait.
   bool busy() const { return current_ != nullptr || !ready_.empty(); }
   // The next deadline, or INT64_MAX.
   int64_t next_deadline_ns() const;
-  // Why a join of this rank could never be admitted; OK when it fits.
+  // A slab for work beside the fetches (tools); may be invalid.
+  SlabLease TakeSlab() { return slabs_->TryTake(); }
+  // Why a join of this rank could never be admitted; OK when it fits. Any thread.
   Status CheckFits(const RankMemory& rank) const;
 
   void OnStore(uint64_t tag, StatusCode code, uint64_t bytes) override;

@@ -103,10 +103,10 @@ bool FetchPipeline::ComputeStep() {
     const Join& join = *current_->join;
     if (join.load->stopping) return FinishPart(std::exchange(current_, nullptr), OkStatus()), true;
     const RankMemory* rank = join.load->spec.rank;
-    const Status begun = decoder_->Begin(DecodeTask{
-        current_->wire.bytes().first(current_->segment_bytes), current_->name, current_->shape,
-        rank, PagesOf(join), FirstTokenOf(join),
-        rank->direct() ? rank->device().direct() : join.staging.bytes()});
+    const Status begun = decoder_->Begin(
+        DecodeTask{current_->wire.bytes().first(current_->segment_bytes), current_->name,
+                   current_->shape, rank, PagesOf(join), FirstTokenOf(join),
+                   rank->direct() ? rank->device().direct() : join.staging.bytes()});
     if (!begun.ok()) {
       metrics_->corrupt[CorruptLabel::kSegment].Add();
       FinishPart(std::exchange(current_, nullptr), begun);

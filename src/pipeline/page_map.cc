@@ -20,7 +20,8 @@ Status CheckRanges(const ModelShape& shape, const PageLayout& layout) {
     return Status(StatusCode::kUnsupported,
                   "pipeline stage holds layers " + std::to_string(layout.first_layer) + ".." +
                       std::to_string(end) + ", which cuts a layer range of " +
-                      std::to_string(per_range) + " layers; choose a pipeline split at its multiples");
+                      std::to_string(per_range) +
+                      " layers; choose a pipeline split at its multiples");
   }
   return OkStatus();
 }
@@ -87,8 +88,7 @@ Status RankMemory::PlanStaging(uint64_t join_bytes_max) {
 
 void RankMemory::AppendPieces(const SegmentShape& segment, const BlockRange& block,
                               std::span<const uint32_t> pages, uint32_t first_token,
-                              std::span<std::byte> target,
-                              std::vector<PlanePiece>* pieces) const {
+                              std::span<std::byte> target, std::vector<PlanePiece>* pieces) const {
   const PageLayout& layout = direct() ? layout_ : staging_;
   const uint32_t page_tokens = layout.page_tokens;
   const uint32_t begin = std::max(block.first_token, first_token);
@@ -122,8 +122,7 @@ void RankMemory::AppendRuns(LayerRange range, std::span<const uint32_t> pages, u
         const uint32_t head = layout_.first_head + run;
         const uint64_t remote =
             PlaneOffset(layout_, pages[page], range.first + layer, head, false) - layout_.k.offset;
-        const uint64_t local =
-            PlaneOffset(staging_, page, layer, head, false) - staging_.k.offset;
+        const uint64_t local = PlaneOffset(staging_, page, layer, head, false) - staging_.k.offset;
         runs->push_back(
             TransferRun{remote + cell, staging.subspan(local + cell, run_bytes_ - cell)});
       }

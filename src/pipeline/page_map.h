@@ -21,8 +21,8 @@ namespace shadowserve {
 // One engine rank's registered memory.
 class RankMemory {
  public:
-  // Refuses a layout that does not fit the shape or the region, or (devices without direct access) one
-  // whose pages are not made of contiguous runs. `join_bytes_max`: what one staging slab holds.
+  // Refuses a layout that does not fit the shape or the region, or (devices without direct access)
+  // one whose pages are not made of contiguous runs. `join_bytes_max`: what one staging slab holds.
   static Result<std::unique_ptr<RankMemory>> Create(const ModelShape& shape, PageLayout layout,
                                                     std::unique_ptr<KvDevice> device,
                                                     uint64_t join_bytes_max);
@@ -40,13 +40,14 @@ class RankMemory {
   uint32_t range_count() const { return range_count_; }
 
   // Appends to `pieces` the part of `block` (of a segment of this rank) that lies in the chunk's
-  // `pages`, leaving out tokens before `first_token` (a multiple of the page's tokens). `target` is the
-  // mapped region when direct(), else a staging slab.
+  // `pages`, leaving out tokens before `first_token` (a multiple of the page's tokens). `target` is
+  // the mapped region when direct(), else a staging slab.
   void AppendPieces(const SegmentShape& segment, const BlockRange& block,
                     std::span<const uint32_t> pages, uint32_t first_token,
                     std::span<std::byte> target, std::vector<PlanePiece>* pieces) const;
 
-  // Appends the runs that move the chunk's pages of one layer range between `staging` and the region.
+  // Appends the runs that move the chunk's pages of one layer range between `staging` and the
+  // region.
   void AppendRuns(LayerRange range, std::span<const uint32_t> pages, uint32_t first_token,
                   std::span<std::byte> staging, std::vector<TransferRun>* runs) const;
   // Bounds for reserving: no more than this many come out of one call with a whole join.
@@ -59,8 +60,8 @@ class RankMemory {
 
   ModelShape shape_;
   PageLayout layout_;
-  // The same cells packed densely for one chunk and one layer range: page index = page of the chunk,
-  // layer index = layer of the range.
+  // The same cells packed densely for one chunk and one layer range: page index = page of the
+  // chunk, layer index = layer of the range.
   PageLayout staging_;
   uint64_t run_bytes_ = 0;      // one contiguous run of a page: all heads of a layer, or one head
   uint32_t runs_per_page_ = 1;  // per layer

@@ -23,7 +23,9 @@ Result<std::unique_ptr<SavePipeline>> SavePipeline::Create(SlabPool* slabs, Stor
   return pipeline;
 }
 
-SavePipeline::~SavePipeline() { SS_CHECK(idle(), "a save outlived its pipeline"); }
+SavePipeline::~SavePipeline() {
+  SS_CHECK(idle(), "a save outlived its pipeline");
+}
 
 Status SavePipeline::Start(SaveSpec spec) {
   const PageLayout& layout = spec.rank->layout();
@@ -148,8 +150,8 @@ void SavePipeline::StartRead(Save* save) {
   const RankMemory& rank = *save->spec.rank;
   save->runs.clear();
   save->runs.reserve(rank.runs_max());
-  // The runs cover all heads of this rank. With several head groups each unit reads them again: only
-  // devices without direct access do, and only on the save path.
+  // The runs cover all heads of this rank. With several head groups each unit reads them again:
+  // only devices without direct access do, and only on the save path.
   rank.AppendRuns(save->shape.layers, save->spec.pages, 0, save->wire.bytes(), &save->runs);
   save->step = Step::kGathering;
   save->in_flight = transfers_->Submit(this, &rank.device(), false, save->runs,
@@ -229,8 +231,8 @@ void SavePipeline::OnStore(uint64_t tag, StatusCode code, uint64_t /*bytes*/) {
   Save* save = &slots_[tag];
   save->in_flight = false;
   if (code != StatusCode::kOk) {
-    return Stop(save, code == StatusCode::kExhausted ? DropLabel::kStoreFull
-                                                     : DropLabel::kStoreError);
+    return Stop(save,
+                code == StatusCode::kExhausted ? DropLabel::kStoreFull : DropLabel::kStoreError);
   }
   save->step = save->after_store;
   if (save->step == Step::kPutMarker) {
@@ -290,7 +292,8 @@ bool SavePipeline::UsesRank(const RankMemory* rank) const {
 int64_t SavePipeline::next_deadline_ns() const {
   int64_t next = std::numeric_limits<int64_t>::max();
   for (const Save& save : slots_) {
-    if (save.used && save.step == Step::kConfirming) next = std::min(next, save.confirm_deadline_ns);
+    if (save.used && save.step == Step::kConfirming)
+      next = std::min(next, save.confirm_deadline_ns);
   }
   return next;
 }
@@ -303,9 +306,15 @@ void SavePipeline::Finish(Save* save, SaveOutcome outcome) {
   save->used = false;
   --used_slots_;
   switch (outcome) {
-    case SaveOutcome::kStored: metrics_->saves[SaveLabel::kStored].Add(); break;
-    case SaveOutcome::kPresent: metrics_->saves[SaveLabel::kPresent].Add(); break;
-    case SaveOutcome::kDropped: metrics_->saves_dropped[save->reason].Add(); break;
+    case SaveOutcome::kStored:
+      metrics_->saves[SaveLabel::kStored].Add();
+      break;
+    case SaveOutcome::kPresent:
+      metrics_->saves[SaveLabel::kPresent].Add();
+      break;
+    case SaveOutcome::kDropped:
+      metrics_->saves_dropped[save->reason].Add();
+      break;
   }
   events_->OnSaveDone(result);
 }

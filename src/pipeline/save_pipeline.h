@@ -1,12 +1,12 @@
 // The save pipeline: read pages -> quantize -> encode -> store, at lower priority than any fetch.
 //
 // A save is one chunk of one rank. Its UNITS (layer range x head group) that are not stored yet are
-// worked on one after another: gather the pages into a canonical slab, ask whether the pages were held
-// all the while, encode meanwhile, and only when the answer is yes publish the segment and then its
-// marker. So a read of pages that were reused never reaches the store.
+// worked on one after another: gather the pages into a canonical slab, ask whether the pages were
+// held all the while, encode meanwhile, and only when the answer is yes publish the segment and
+// then its marker. So a read of pages that were reused never reaches the store.
 //
-// Bounded: kSavesMax queued (more are dropped and counted), slabs of the save pool only (two per unit).
-// Owner thread: the pipeline's.
+// Bounded: kSavesMax queued (more are dropped and counted), slabs of the save pool only (two per
+// unit). Owner thread: the pipeline's.
 #ifndef SHADOWSERVE_PIPELINE_SAVE_PIPELINE_H_
 #define SHADOWSERVE_PIPELINE_SAVE_PIPELINE_H_
 
@@ -56,14 +56,14 @@ class SavePipeline final : public StoreListener, public TransferListener {
 
  private:
   enum class Step : uint8_t {
-    kNextUnit,     // look for a unit that is missing, take its slabs
-    kReading,      // transfer in flight (devices without direct access)
-    kGathering,    // pages (or staging) -> canonical slab, a few blocks a turn
-    kEncoding,     // one block a turn
-    kConfirming,   // encoded, waiting for the answer
-    kPutSegment,   // to be submitted
+    kNextUnit,    // look for a unit that is missing, take its slabs
+    kReading,     // transfer in flight (devices without direct access)
+    kGathering,   // pages (or staging) -> canonical slab, a few blocks a turn
+    kEncoding,    // one block a turn
+    kConfirming,  // encoded, waiting for the answer
+    kPutSegment,  // to be submitted
     kPutMarker,
-    kStoring,      // its request is in flight
+    kStoring,  // its request is in flight
   };
   struct Save {
     bool used = false;
@@ -81,9 +81,9 @@ class SavePipeline final : public StoreListener, public TransferListener {
     std::array<std::byte, kMarkerBytes> marker;
     int64_t confirm_deadline_ns = 0;
     uint32_t answers_wanted = 0;  // to OnSaveRead
-    bool in_flight = false;   // a store request or transfer
-    bool stored_any = false;  // at least one unit
-    bool reads_over = false;  // OnSaveRead(last) was sent: the pages are not ours any more
+    bool in_flight = false;       // a store request or transfer
+    bool stored_any = false;      // at least one unit
+    bool reads_over = false;      // OnSaveRead(last) was sent: the pages are not ours any more
     bool stopping = false;
     DropLabel reason = DropLabel::kCount;
   };

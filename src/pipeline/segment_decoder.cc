@@ -10,7 +10,8 @@ Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics,
   SS_TRY_ASSIGN(Coders coders, Coders::Create());
   auto decoder =
       std::unique_ptr<SegmentDecoder>(new SegmentDecoder(std::move(coders), metrics, clock));
-  // Blocks of raw fp16/bf16 have two bytes of symbols per element; they are never decoded into here.
+  // Blocks of raw fp16/bf16 have two bytes of symbols per element; they are never decoded into
+  // here.
   decoder->symbols_.resize(size_t{kBlockSymbolsMax} * 2);
   return decoder;
 }

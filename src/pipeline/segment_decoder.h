@@ -1,9 +1,10 @@
-// The compute half of a fetch: one stored segment -> verified, decoded, dequantized, written to pages.
+// The compute half of a fetch: one stored segment -> verified, decoded, dequantized, written to
+// pages.
 //
 // A block is checked (CRC), decoded into an L2-sized buffer and written from there straight to its
-// final place (or the staging slab that one transfer covers): decode and dequantize run back to back,
-// the page-layout scatter is part of the address computation. Works in steps of a few blocks, so that
-// one thread can interleave segments, stores and saves.
+// final place (or the staging slab that one transfer covers): decode and dequantize run back to
+// back, the page-layout scatter is part of the address computation. Works in steps of a few blocks,
+// so that one thread can interleave segments, stores and saves.
 //
 // Owner thread: one. Steady state allocates nothing.
 #ifndef SHADOWSERVE_PIPELINE_SEGMENT_DECODER_H_
@@ -40,8 +41,8 @@ class SegmentDecoder {
   // `metrics` and `clock` outlive the decoder.
   static Result<std::unique_ptr<SegmentDecoder>> Create(Metrics* metrics, const Clock* clock);
 
-  // Starts a segment; what `task` refers to is lent until Step says done or fails. kCorrupt: the object
-  // is not to be trusted, nothing was written.
+  // Starts a segment; what `task` refers to is lent until Step says done or fails. kCorrupt: the
+  // object is not to be trusted, nothing was written.
   Status Begin(const DecodeTask& task);
   // Works on up to `blocks` blocks. True when the segment is complete and its writes are fenced.
   // kCorrupt: some pages may have been written; the segment ends here.

@@ -1,5 +1,5 @@
-// The compute half of a save: canonical values of one segment -> quantized, coded, a finished object.
-// Works in steps of one block, so that a save never holds up a fetch for long.
+// The compute half of a save: canonical values of one segment -> quantized, coded, a finished
+// object. Works in steps of one block, so that a save never holds up a fetch for long.
 //
 // Owner thread: one. Steady state allocates nothing.
 #ifndef SHADOWSERVE_PIPELINE_SEGMENT_ENCODER_H_
@@ -25,8 +25,9 @@ class SegmentEncoder {
   // `metrics` and `clock` outlive the encoder.
   static Result<std::unique_ptr<SegmentEncoder>> Create(Metrics* metrics, const Clock* clock);
 
-  // `values`: shape.raw_bytes() canonical bytes; `object`: at least SegmentBytesMax. Both are lent until
-  // Step returns the object. name.codec is tried for each block; one that does not shrink is stored.
+  // `values`: shape.raw_bytes() canonical bytes; `object`: at least SegmentBytesMax. Both are lent
+  // until Step returns the object. name.codec is tried for each block; one that does not shrink is
+  // stored.
   void Begin(const ObjectName& name, const SegmentShape& shape, std::span<const std::byte> values,
              std::span<std::byte> object);
   // Works on one block. The finished object after the last one, else empty.

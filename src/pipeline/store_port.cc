@@ -1,5 +1,7 @@
 #include "pipeline/store_port.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace shadowserve {
@@ -12,11 +14,16 @@ constexpr size_t kPollBatch = 32;
 }  // namespace
 
 uint64_t StorePort::ListenerIndex(StoreListener* listener) {
-  for (size_t i = 0; i < kListenersMax; ++i) {
-    if (listeners_[i] == nullptr) listeners_[i] = listener;
-    if (listeners_[i] == listener) return i;
-  }
-  SS_CHECK(false, "too many store listeners");
+  auto slot = std::find(listeners_.begin(), listeners_.end(), listener);
+  if (slot == listeners_.end()) slot = std::find(listeners_.begin(), listeners_.end(), nullptr);
+  SS_CHECK(slot != listeners_.end(), "too many store listeners");
+  *slot = listener;
+  return static_cast<uint64_t>(slot - listeners_.begin());
+}
+
+void StorePort::Forget(StoreListener* listener) {
+  std::replace(listeners_.begin(), listeners_.end(), listener,
+               static_cast<StoreListener*>(nullptr));
 }
 
 bool StorePort::Submit(StoreListener* listener, StoreOp op, const ObjectName& name,

@@ -1,8 +1,8 @@
 // The pipelines' way to the store: tags completions with their owner, keeps what the store did not
 // accept, and removes objects that turned out to be missing or damaged.
 //
-// Owner thread: the pipeline's. Bounded: kDiscardsMax pending removals; one more is forgotten, and the
-// next reader of that object finds it damaged again.
+// Owner thread: the pipeline's. Bounded: kDiscardsMax pending removals; one more is forgotten, and
+// the next reader of that object finds it damaged again.
 #ifndef SHADOWSERVE_PIPELINE_STORE_PORT_H_
 #define SHADOWSERVE_PIPELINE_STORE_PORT_H_
 
@@ -31,9 +31,12 @@ class StorePort {
   StorePort(Store* store, Metrics* metrics, const Clock* clock)
       : store_(store), metrics_(metrics), clock_(clock) {}
 
-  // False when the store takes no more now. `tag` (< 2^56) comes back to `listener`.
+  // False when the store takes no more now. `tag` (< 2^56) comes back to `listener`; at most
+  // kListenersMax at a time.
   bool Submit(StoreListener* listener, StoreOp op, const ObjectName& name,
               std::span<std::byte> buffer, uint64_t tag);
+  // A listener with nothing in flight goes.
+  void Forget(StoreListener* listener);
   // Removes a segment and its marker, some time soon.
   void Discard(const ObjectName& name);
   bool MayContain(const ObjectName& name) const { return store_->MayContain(name); }

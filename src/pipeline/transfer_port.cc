@@ -8,7 +8,9 @@ namespace {
 
 constexpr uint64_t kTagBits = 56;
 
-StageLabel StageOf(bool write) { return write ? StageLabel::kWrite : StageLabel::kRead; }
+StageLabel StageOf(bool write) {
+  return write ? StageLabel::kWrite : StageLabel::kRead;
+}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// The pipelines' way to devices that take transfers: tags completions with their owner and polls each
-// device that has something in flight.
+// The pipelines' way to devices that take transfers: tags completions with their owner and polls
+// each device that has something in flight.
 //
 // Owner thread: the pipeline's.
 #ifndef SHADOWSERVE_PIPELINE_TRANSFER_PORT_H_
@@ -25,8 +25,8 @@ class TransferPort {
  public:
   TransferPort(Metrics* metrics, const Clock* clock) : metrics_(metrics), clock_(clock) {}
 
-  // False when the device takes no more now. `tag` (< 2^56) comes back to `listener`; runs and local
-  // memory are lent until then.
+  // False when the device takes no more now. `tag` (< 2^56) comes back to `listener`; runs and
+  // local memory are lent until then.
   bool Submit(TransferListener* listener, KvDevice* device, bool write,
               std::span<const TransferRun> runs, uint64_t tag);
   // Delivers completions; true when there were any.

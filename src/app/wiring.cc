@@ -1,0 +1,142 @@
+#include "app/wiring.h"
+
+#include <sys/random.h>
+
+#include <utility>
+
+#include "app/metrics_exporter.h"
+#include "base/address.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "flow/affinity.h"
+#include "pipeline/data_plane.h"
+#include "server/control_server.h"
+#include "server/engines.h"
+#include "server/side_channel.h"
+#include "store/store_table.h"
+
+namespace shadowserve {
+namespace {
+
+// How long loads under way may take to finish at SIGTERM.
+constexpr int64_t kDrainNs = 5 * kNsPerSecond;
+
+Result<uint64_t> RandomIncarnation() {
+  uint64_t value = 0;
+  if (getrandom(&value, sizeof(value), 0) != sizeof(value)) {
+    return Status(StatusCode::kUnavailable, "the kernel gives no random bytes");
+  }
+  return value;
+}
+
+class WiredDaemon final : public Daemon {
+ public:
+  ~WiredDaemon() override { Stop(); }
+
+  Status Start(const Config& config) {
+    // Before any thread exists: gRPC's and the store's threads inherit it, so that nothing of the
+    // data plane ever runs on the engine's cores.
+    SS_TRY(PinThisThread(config.cores));
+    StoreOptions store_options;
+    store_options.cpus = config.cores;
+    SS_TRY_ASSIGN(std::unique_ptr<Store> store, OpenStore(config.store_url, store_options));
+    ServerFacts facts;
+    facts.store = store->Describe();
+    facts.form = StoredForm{config.codec_profile, config.codec_lossless};
+    facts.start_ns = clock_.NowNs();
+
+    SS_TRY_ASSIGN(const Address listen, ParseAddress(config.listen));
+    Engines::Options engine_options;
+    engine_options.head_groups = config.head_groups;
+    engine_options.form = facts.form;
+    engine_options.deadline_max_ns =
+        static_cast<int64_t>(config.fetch_deadline_s * static_cast<double>(kNsPerSecond));
+    SS_TRY_ASSIGN(engine_options.incarnation, RandomIncarnation());
+    if (!listen.path.empty()) engine_options.side_socket = SideSocketPath(listen.path);
+    const SideServerOptions side_options{engine_options.side_socket, engine_options.incarnation,
+                                         static_cast<mode_t>(config.listen_mode), &clock_};
+    engines_ = std::make_unique<Engines>(engine_options, &metrics_, &clock_);
+    SS_TRY(StartPlane(config, std::move(store)));
+    SS_TRY(StartMetrics(config));
+    if (!listen.path.empty()) SS_TRY(ClaimSocketPath(listen.path));
+    SS_TRY(StartSide(side_options));
+    SS_TRY_ASSIGN(server_, ControlServer::Start({listen, config.listen_mode}, std::move(facts),
+                                                engines_.get(), plane_.get(), &metrics_, &clock_));
+    return OkStatus();
+  }
+
+  std::string address() const override { return server_->address(); }
+
+  void Stop() override {
+    exporter_.reset();
+    if (server_ != nullptr) server_->Stop(kDrainNs);
+    side_.reset();
+    if (plane_ != nullptr) plane_->Stop();
+    server_.reset();
+    plane_.reset();
+  }
+
+ private:
+  Status StartPlane(const Config& config, std::unique_ptr<Store> store) {
+    DataPlane::Options options;
+    options.slab_bytes = config.slab_size;
+    options.fetch_slabs = config.fetch_slabs();
+    options.save_slabs = config.save_slabs();
+    options.fetch.joins_inflight_max = config.store_max_inflight;
+    options.cpus = config.cores;
+    SS_TRY_ASSIGN(plane_,
+                  DataPlane::Create(options, std::move(store), &metrics_, &clock_, engines_.get()));
+    engines_->Bind(plane_.get(), nullptr);
+    plane_->Start();
+    return OkStatus();
+  }
+
+  // Before the first session can come, which may ask for it.
+  Status StartSide(const SideServerOptions& options) {
+    if (options.path.empty()) return OkStatus();
+    SS_TRY_ASSIGN(side_, SideChannel::Start(options));
+    engines_->Bind(plane_.get(), side_.get());
+    return OkStatus();
+  }
+
+  Status StartMetrics(const Config& config) {
+    if (config.metrics_listen.empty()) return OkStatus();
+    const auto refresh = [this](Metrics& metrics) {
+      const auto set = [&metrics](PoolLabel label, const SlabPool& pool) {
+        metrics.slabs[label][SlabStateLabel::kFree].Set(pool.free_count());
+        metrics.slabs[label][SlabStateLabel::kUsed].Set(int64_t{pool.slab_count()} -
+                                                        pool.free_count());
+      };
+      set(PoolLabel::kFetch, plane_->fetch_slabs());
+      set(PoolLabel::kSave, plane_->save_slabs());
+      // A full mailbox leaves the store's gauges as they were.
+      (void)plane_->Post([this] {
+        const StoreStats stats = plane_->store().Stats();
+        metrics_.store_objects.Set(static_cast<int64_t>(stats.objects));
+        metrics_.store_bytes.Set(static_cast<int64_t>(stats.bytes));
+      });
+    };
+    SS_TRY_ASSIGN(exporter_, MetricsExporter::Start(config.metrics_listen, metrics_, refresh));
+    Log(LogLevel::kInfo, "metrics on port {}", exporter_->port());
+    return OkStatus();
+  }
+
+  SteadyClock clock_;
+  Metrics metrics_;
+  std::unique_ptr<Engines> engines_;
+  std::unique_ptr<DataPlane> plane_;
+  std::unique_ptr<SideChannel> side_;
+  std::unique_ptr<ControlServer> server_;
+  std::unique_ptr<MetricsExporter> exporter_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Daemon>> Daemon::Start(const Config& config) {
+  auto daemon = std::make_unique<WiredDaemon>();
+  SS_TRY(daemon->Start(config));
+  return std::unique_ptr<Daemon>(std::move(daemon));
+}
+
+}  // namespace shadowserve

@@ -1,0 +1,50 @@
+// The gRPC server: sessions (callback API, no thread of their own) and shadowctl's calls (one
+// thread).
+#ifndef SHADOWSERVE_SERVER_CONTROL_SERVER_H_
+#define SHADOWSERVE_SERVER_CONTROL_SERVER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/address.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "pipeline/data_plane.h"
+#include "server/engines.h"
+
+namespace shadowserve {
+
+// What a status reply says besides what Engines and DataPlane know.
+struct ServerFacts {
+  std::string store;  // without secrets
+  StoredForm form;
+  int64_t start_ns = 0;
+};
+
+// Makes way for a Unix socket: removes a stale socket file, refuses one that a live server listens
+// on (kUnavailable) and any other kind of file (kInvalidArgument).
+Status ClaimSocketPath(const std::string& path);
+
+class ControlServer {
+ public:
+  struct Options {
+    Address listen;
+    uint32_t socket_mode = 0660;  // of a Unix socket
+  };
+  // Listens. kUnavailable names the address. REQUIRES: the path of a Unix socket was claimed. All
+  // pointers outlive the server.
+  static Result<std::unique_ptr<ControlServer>> Start(const Options& options, ServerFacts facts,
+                                                      Engines* engines, DataPlane* plane,
+                                                      const Metrics* metrics, const Clock* clock);
+  virtual ~ControlServer() = default;
+  // As in the options, with the port that was bound.
+  virtual std::string address() const = 0;
+  // Ends all sessions; at most `grace_ns` for calls under way. Idempotent.
+  virtual void Stop(int64_t grace_ns) = 0;
+};
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_SERVER_CONTROL_SERVER_H_

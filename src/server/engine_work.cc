@@ -1,0 +1,381 @@
+// Loads and saves of attached engines, and the pipeline's answers to them.
+#include <algorithm>
+#include <string>
+
+#include "base/log.h"
+#include "rpc/convert.h"
+#include "rpc/limits.h"
+#include "server/engines.h"
+
+namespace shadowserve {
+namespace {
+
+// How many of the leading chunks have every marker that this model needs.
+uint32_t CountPresent(StorePort& store, const ModelShape& shape, const StoredForm& form,
+                      std::span<const ChunkKey> keys) {
+  ObjectName name;
+  name.profile = form.profile;
+  name.codec = form.codec;
+  name.kind = ObjectKind::kMarker;
+  name.head_groups = static_cast<uint16_t>(shape.head_groups);
+  const uint32_t ranges = RangeCount(shape);
+  for (uint32_t chunk = 0; chunk < keys.size(); ++chunk) {
+    name.key = keys[chunk];
+    for (uint32_t range = 0; range < ranges; ++range) {
+      const LayerRange layers = RangeAt(shape, range);
+      name.first_layer = static_cast<uint16_t>(layers.first);
+      name.layer_count = static_cast<uint16_t>(layers.count);
+      for (uint32_t group = 0; group < shape.head_groups; ++group) {
+        name.head_group = static_cast<uint16_t>(group);
+        if (!store.MayContain(name)) return chunk;
+      }
+    }
+  }
+  return static_cast<uint32_t>(keys.size());
+}
+
+}  // namespace
+
+void Engines::PostOr(std::function<void()> work, std::function<void()> refused) {
+  if (!plane_->Post(std::move(work))) refused();
+}
+
+void Engines::HandleLookup(Engine* engine, const v1::Lookup& lookup) {
+  const uint64_t lookup_id = lookup.lookup_id();
+  const auto reply = [lookup_id](SessionSink* session, StatusCode code, uint32_t chunks) {
+    v1::ServerMessage message;
+    message.mutable_lookup_reply()->set_lookup_id(lookup_id);
+    message.mutable_lookup_reply()->set_status(static_cast<uint32_t>(code));
+    message.mutable_lookup_reply()->set_chunks(chunks);
+    session->Send(std::move(message));
+  };
+  Result<std::vector<ChunkKey>> keys = KeysFromBytes(lookup.keys(), kMaxKeysPerLookup);
+  const bool complete = engine->world_size > 0 && engine->workers.size() == engine->world_size;
+  if (!keys.ok() || !complete) {
+    metrics_->lookups[LookupLabel::kError].Add();
+    return reply(engine->scheduler.get(),
+                 keys.ok() ? StatusCode::kUnavailable : keys.status().code(), 0);
+  }
+  auto work = [this, reply, session = engine->scheduler, shape = engine->shape, form = engine->form,
+               wanted = std::move(keys).value()] {
+    const uint32_t present = CountPresent(plane_->store_port(), shape, form, wanted);
+    const LookupLabel label = present == wanted.size() ? LookupLabel::kHit
+                              : present > 0            ? LookupLabel::kPartial
+                                                       : LookupLabel::kMiss;
+    metrics_->lookups[label].Add();
+    reply(session.get(), StatusCode::kOk, present);
+  };
+  PostOr(std::move(work), [this, reply, session = engine->scheduler] {
+    metrics_->lookups[LookupLabel::kError].Add();
+    reply(session.get(), StatusCode::kExhausted, 0);
+  });
+}
+
+Status Engines::HandleLoad(Engine* engine, const v1::Load& load) {
+  uint64_t page_count = UINT64_MAX;
+  for (const auto& [rank, worker] : engine->workers) {
+    page_count = std::min(page_count, worker.page_count);
+  }
+  SS_TRY(CheckLoad(load, engine->page_tokens, page_count));
+  const AttemptKey key{engine->epoch, load.attempt()};
+  Attempt& attempt = engine->attempts[key];
+  if (!attempt.loads.empty()) {
+    return Status(StatusCode::kInvalidArgument,
+                  "attempt " + std::to_string(load.attempt()) + " is in flight already");
+  }
+  if (engine->workers.size() != engine->world_size) {
+    attempt.worst = StatusCode::kUnavailable;
+    FinishAttempt(engine, key, attempt);
+    engine->attempts.erase(key);
+    return OkStatus();
+  }
+  for (const auto& [rank, worker] : engine->workers) {
+    attempt.loads[rank] = next_id_;
+    loads_[next_id_++] = Place{engine->id, rank, key};
+  }
+  for (const auto& [rank, worker] : engine->workers) StartLoad(engine, rank, worker, load);
+  return OkStatus();
+}
+
+void Engines::StartLoad(Engine* engine, uint32_t rank, const Worker& worker, const v1::Load& load) {
+  const AttemptKey key{engine->epoch, load.attempt()};
+  auto spec = std::make_shared<LoadSpec>();
+  spec->load_id = engine->attempts[key].loads.at(rank);
+  spec->request_id = load.request_id();
+  spec->form = engine->form;
+  spec->keys = KeysFromBytes(load.keys(), kMaxKeysPerLoad).value();  // CheckLoad has seen them
+  spec->pages.assign(load.pages().begin(), load.pages().end());
+  spec->first_token = load.first_token();
+  const int64_t wanted_ns = int64_t{load.deadline_ms()} * kNsPerMs;
+  spec->deadline_ns =
+      clock_->NowNs() +
+      (wanted_ns > 0 ? std::min(wanted_ns, options_.deadline_max_ns) : options_.deadline_max_ns);
+  const auto early =
+      std::find(engine->early_grants.begin(), engine->early_grants.end(), std::pair(rank, key));
+  spec->granted = load.granted() || early != engine->early_grants.end();
+  if (early != engine->early_grants.end()) engine->early_grants.erase(early);
+  const uint64_t rank_id = worker.rank_id;
+  auto work = [this, spec, rank_id] {
+    const uint64_t load_id = spec->load_id;
+    spec->rank = plane_->FindRank(rank_id);
+    const Status started = spec->rank == nullptr
+                               ? Status(StatusCode::kUnavailable, "the engine's memory is gone")
+                               : plane_->fetch().Start(std::move(*spec));
+    if (!started.ok()) OnLoadDone(LoadResult{load_id, started});
+  };
+  if (!plane_->Post(std::move(work))) {
+    // The mutex is held: answer from the pipeline's side later would deadlock, so forget it here.
+    Attempt& attempt = engine->attempts[key];
+    loads_.erase(attempt.loads.at(rank));
+    attempt.loads.erase(rank);
+    attempt.worst = StatusCode::kExhausted;
+    if (attempt.loads.empty()) {
+      FinishAttempt(engine, key, attempt);
+      engine->attempts.erase(key);
+    }
+  }
+}
+
+void Engines::FinishAttempt(Engine* engine, const AttemptKey& key, const Attempt& attempt) {
+  if (engine->scheduler == nullptr || key.first != engine->epoch) return;
+  v1::ServerMessage message;
+  message.mutable_drained()->add_attempts(key.second);
+  message.mutable_drained()->set_status(static_cast<uint32_t>(attempt.worst));
+  engine->scheduler->Send(std::move(message));
+}
+
+void Engines::OnLoadDone(const LoadResult& result) {
+  const std::lock_guard lock(mutex_);
+  const auto found = loads_.find(result.load_id);
+  if (found == loads_.end()) return;
+  const Place place = found->second;
+  loads_.erase(found);
+  Engine& engine = engines_.at(place.engine_id);
+  if (!result.status.ok() && result.status.code() != StatusCode::kCancelled) {
+    Log(LogLevel::kWarn, "load failed: engine {} attempt {}: {}", engine.id, place.key.second,
+        result.status.ToString());
+  }
+  if (const auto worker = engine.workers.find(place.rank); worker != engine.workers.end()) {
+    v1::ServerMessage message;
+    v1::LoadDone* done = message.mutable_load_done();
+    done->set_epoch(place.key.first);
+    done->set_attempt(place.key.second);
+    done->set_status(static_cast<uint32_t>(result.status.code()));
+    done->set_message(std::string(result.status.message()));
+    done->set_kv_bytes(result.kv_bytes);
+    done->set_wire_bytes(result.wire_bytes);
+    worker->second.session->Send(std::move(message));
+  }
+  Attempt& attempt = engine.attempts.at(place.key);
+  attempt.loads.erase(place.rank);
+  if (!result.status.ok()) attempt.worst = result.status.code();
+  if (!attempt.loads.empty()) return;
+  FinishAttempt(&engine, place.key, attempt);
+  engine.attempts.erase(place.key);
+  ForgetIfUnused(place.engine_id);
+}
+
+void Engines::HandleGrant(Engine* engine, uint32_t rank, const v1::Grant& grant) {
+  for (const uint64_t id : grant.attempts()) {
+    const AttemptKey key{grant.epoch(), id};
+    const auto attempt = engine->attempts.find(key);
+    if (attempt == engine->attempts.end()) {
+      engine->early_grants.emplace_back(rank, key);
+      if (engine->early_grants.size() > kEarlyGrantsMax) engine->early_grants.pop_front();
+      continue;
+    }
+    const auto load = attempt->second.loads.find(rank);
+    if (load == attempt->second.loads.end()) continue;
+    // A grant that is lost costs the load its deadline, nothing else.
+    PostOr([this, load_id = load->second] { plane_->fetch().Grant(load_id); }, [] {});
+  }
+}
+
+void Engines::HandleCancel(Engine* engine, const v1::Cancel& cancel) {
+  for (const uint64_t id : cancel.attempts()) {
+    const auto attempt = engine->attempts.find(AttemptKey{cancel.epoch(), id});
+    if (attempt == engine->attempts.end()) continue;
+    for (const auto& [rank, load_id] : attempt->second.loads) {
+      PostOr(
+          [this, load = load_id] {
+            plane_->fetch().Cancel(load, StatusCode::kCancelled, "cancelled by the engine");
+          },
+          [] {});
+    }
+  }
+}
+
+Status Engines::HandleSave(Engine* engine, const v1::Save& save) {
+  uint64_t page_count = UINT64_MAX;
+  for (const auto& [rank, worker] : engine->workers) {
+    page_count = std::min(page_count, worker.page_count);
+  }
+  SS_TRY(CheckSave(save, engine->page_tokens, page_count));
+  for (const v1::SaveItem& item : save.items()) {
+    const AttemptKey key{engine->epoch, item.save_id()};
+    if (engine->saves.contains(key)) {
+      return Status(StatusCode::kInvalidArgument,
+                    "save " + std::to_string(item.save_id()) + " is in flight already");
+    }
+    Save& state = engine->saves[key];
+    if (engine->workers.size() != engine->world_size) {
+      state.dropped = 1;
+      state.reason = DropLabel::kEngineGone;
+      metrics_->saves_dropped[DropLabel::kEngineGone].Add();
+      FinishSave(engine, key, state);
+      engine->saves.erase(key);
+      continue;
+    }
+    for (const auto& [rank, worker] : engine->workers) {
+      auto spec = std::make_shared<SaveSpec>();
+      spec->save_id = next_id_++;
+      spec->form = engine->form;
+      spec->key = KeysFromBytes(item.key(), 1).value().front();  // CheckSave has seen it
+      spec->pages.assign(item.pages().begin(), item.pages().end());
+      state.jobs.push_back(SaveJob{spec->save_id, false});
+      save_jobs_[spec->save_id] = Place{engine->id, rank, key};
+      const uint64_t rank_id = worker.rank_id;
+      const uint64_t job_id = spec->save_id;
+      auto work = [this, spec, rank_id, job_id] {
+        spec->rank = plane_->FindRank(rank_id);
+        if (spec->rank == nullptr) {
+          metrics_->saves_dropped[DropLabel::kEngineGone].Add();
+          OnSaveDone(SaveResult{job_id, SaveOutcome::kDropped, DropLabel::kEngineGone});
+        } else if (!plane_->save().Start(std::move(*spec)).ok()) {
+          OnSaveDone(SaveResult{job_id, SaveOutcome::kDropped, DropLabel::kQueueFull});
+        }
+      };
+      if (!plane_->Post(std::move(work))) {
+        save_jobs_.erase(job_id);
+        state.jobs.pop_back();
+        state.dropped += 1;
+        state.reason = DropLabel::kQueueFull;
+        metrics_->saves_dropped[DropLabel::kQueueFull].Add();
+      }
+    }
+    if (state.jobs.empty()) {
+      FinishSave(engine, key, state);
+      engine->saves.erase(key);
+    }
+  }
+  return OkStatus();
+}
+
+void Engines::OnSaveRead(uint64_t job_id, bool last) {
+  const std::lock_guard lock(mutex_);
+  const auto found = save_jobs_.find(job_id);
+  if (found == save_jobs_.end()) return;
+  Engine& engine = engines_.at(found->second.engine_id);
+  Save& save = engine.saves.at(found->second.key);
+  for (SaveJob& job : save.jobs) {
+    if (job.job_id == job_id) job.read_over = last;
+  }
+  save.asks.push_back(job_id);
+  if (save.asked == 0) AskNext(&engine, found->second.key, &save);
+}
+
+void Engines::AskNext(Engine* engine, const AttemptKey& key, Save* save) {
+  save->asked = 0;
+  if (save->asks.empty()) return;
+  save->asked = save->asks.front();
+  save->asks.pop_front();
+  if (engine->scheduler == nullptr || key.first != engine->epoch)
+    return;  // its saves are cancelled
+  // The pages may go with this answer only if no other rank has still to read or to ask.
+  const bool final_read = save->asks.empty() && save->dropped + save->stored == 0 &&
+                          std::all_of(save->jobs.begin(), save->jobs.end(),
+                                      [](const SaveJob& job) { return job.read_over; });
+  v1::ServerMessage message;
+  if (final_read) {
+    message.mutable_save_read()->add_save_ids(key.second);
+  } else {
+    message.mutable_save_read()->add_partial(key.second);
+  }
+  engine->scheduler->Send(std::move(message));
+}
+
+void Engines::HandleConfirm(Engine* engine, const v1::SaveConfirm& confirm) {
+  const auto deliver = [this, engine](uint64_t save_id, bool held) {
+    const AttemptKey key{engine->epoch, save_id};
+    const auto found = engine->saves.find(key);
+    if (found == engine->saves.end() || found->second.asked == 0) return;
+    // An answer that is lost makes the pipeline drop the save after kConfirmWaitNs.
+    PostOr([this, job_id = found->second.asked, held] { plane_->save().Confirm(job_id, held); },
+           [] {});
+    AskNext(engine, key, &found->second);
+  };
+  for (const uint64_t save_id : confirm.held()) deliver(save_id, true);
+  for (const uint64_t save_id : confirm.revoked()) deliver(save_id, false);
+}
+
+void Engines::OnSaveDone(const SaveResult& result) {
+  const std::lock_guard lock(mutex_);
+  const auto found = save_jobs_.find(result.save_id);
+  if (found == save_jobs_.end()) return;
+  const Place place = found->second;
+  save_jobs_.erase(found);
+  Engine& engine = engines_.at(place.engine_id);
+  Save& save = engine.saves.at(place.key);
+  std::erase_if(save.jobs, [&](const SaveJob& job) { return job.job_id == result.save_id; });
+  if (result.outcome == SaveOutcome::kStored) save.stored += 1;
+  if (result.outcome == SaveOutcome::kDropped) {
+    save.dropped += 1;
+    save.reason = result.reason;
+  }
+  if (!save.jobs.empty()) return;
+  FinishSave(&engine, place.key, save);
+  engine.saves.erase(place.key);
+  ForgetIfUnused(place.engine_id);
+}
+
+void Engines::FinishSave(Engine* engine, const AttemptKey& key, const Save& save) {
+  if (engine->scheduler == nullptr || key.first != engine->epoch) return;
+  v1::ServerMessage message;
+  message.mutable_save_done()->add_save_ids(key.second);
+  message.mutable_save_done()->set_result(save.dropped > 0
+                                              ? "dropped:" + std::string(LabelName(save.reason))
+                                          : save.stored > 0 ? "stored"
+                                                            : "present");
+  engine->scheduler->Send(std::move(message));
+}
+
+void Engines::HandleDrainQuery(Engine* engine, const v1::DrainQuery& query) {
+  v1::ServerMessage drained;
+  for (const uint64_t attempt : query.attempts()) {
+    if (!engine->attempts.contains(AttemptKey{engine->epoch, attempt})) {
+      drained.mutable_drained()->add_attempts(attempt);
+    }
+  }
+  if (drained.has_drained()) engine->scheduler->Send(std::move(drained));
+  v1::ServerMessage done;
+  for (const uint64_t save : query.saves()) {
+    if (!engine->saves.contains(AttemptKey{engine->epoch, save})) {
+      done.mutable_save_done()->add_save_ids(save);
+      done.mutable_save_done()->set_result("dropped:" +
+                                           std::string(LabelName(DropLabel::kNotHeld)));
+    }
+  }
+  if (done.has_save_done()) engine->scheduler->Send(std::move(done));
+}
+
+void Engines::CancelEpoch(Engine* engine, uint64_t epoch) {
+  for (const auto& [key, attempt] : engine->attempts) {
+    if (key.first != epoch) continue;
+    for (const auto& [rank, load_id] : attempt.loads) {
+      PostOr(
+          [this, load = load_id] {
+            plane_->fetch().Cancel(load, StatusCode::kCancelled, "the engine's scheduler is gone");
+          },
+          [] {});
+    }
+  }
+  for (const auto& [key, save] : engine->saves) {
+    if (key.first != epoch) continue;
+    for (const SaveJob& job : save.jobs) {
+      PostOr([this, job_id = job.job_id] { plane_->save().Cancel(job_id, DropLabel::kEngineGone); },
+             [] {});
+    }
+  }
+}
+
+}  // namespace shadowserve
