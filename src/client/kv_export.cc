@@ -131,18 +131,7 @@ class ProcessVmExporter final : public KvExporter {
   ProcessVmExporter(KvExportInfo info, ProbePage probe)
       : KvExporter(std::move(info)), probe_(std::move(probe)) {}
 
-  Status AllowDataPlane(pid_t pid) override {
-    if (::access("/proc/sys/kernel/yama/ptrace_scope", F_OK) != 0) return OkStatus();
-    // pid 0 would take the permission away again.
-    if (pid <= 0) {
-      return Status(StatusCode::kUnavailable,
-                    "the data plane is in another pid namespace: share it, or use `mapped`");
-    }
-    if (::prctl(PR_SET_PTRACER, static_cast<unsigned long>(pid), 0, 0, 0) != 0) {
-      return SystemError("PR_SET_PTRACER", errno);
-    }
-    return OkStatus();
-  }
+  Status AllowDataPlane(pid_t pid) override { return AllowCrossMemoryAccess(pid); }
 
  private:
   ProbePage probe_;
@@ -187,6 +176,19 @@ Result<std::unique_ptr<KvExporter>> ExportProcessVm(std::span<std::byte> region)
   info.probe_value = probe.value();
   info.probe_address = reinterpret_cast<uint64_t>(probe.bytes().data());
   return std::unique_ptr<KvExporter>(new ProcessVmExporter(std::move(info), std::move(probe)));
+}
+
+Status AllowCrossMemoryAccess(pid_t pid) {
+  if (::access("/proc/sys/kernel/yama/ptrace_scope", F_OK) != 0) return OkStatus();
+  // pid 0 would take the permission away again.
+  if (pid <= 0) {
+    return Status(StatusCode::kUnavailable,
+                  "the data plane is in another pid namespace: share it, or use `mapped`");
+  }
+  if (::prctl(PR_SET_PTRACER, static_cast<unsigned long>(pid), 0, 0, 0) != 0) {
+    return SystemError("PR_SET_PTRACER", errno);
+  }
+  return OkStatus();
 }
 
 Result<ProbePage> ProbePage::Create() {

@@ -93,6 +93,9 @@ Result<std::unique_ptr<KvExporter>> ExportProcessVm(std::span<std::byte> region)
 Result<std::unique_ptr<KvExporter>> ExportUcx(std::span<std::byte> region,
                                               const KvExportOptions& options);
 
+// Lets process `pid` use ptrace's rights over this process where Yama is on. See AllowDataPlane.
+Status AllowCrossMemoryAccess(pid_t pid);
+
 // The page that probe_address points into: own, zero-filled memory, so that a put can disturb
 // nothing.
 class ProbePage {
