@@ -1,13 +1,14 @@
 // Store: objects by name, asynchronous, bytes straight between the caller's buffers and the store.
 //
-// The shape of all asynchronous work in this project: Submit accepts a prefix of the requests and never
-// blocks; Poll returns finished ones; every accepted request completes exactly once, and errors travel
-// only in the completion. A request's buffer is lent until its completion.
+// The shape of all asynchronous work in this project: Submit accepts a prefix of the requests and
+// never blocks; Poll returns finished ones; every accepted request completes exactly once, and
+// errors travel only in the completion. A request's buffer is lent until its completion.
 //
-// Owner thread: all methods but Describe belong to one thread. Wakeup: `event_fd` becomes readable when
-// Poll may have something (or is -1 when completions exist only right after Submit); Poll clears it.
-// Errors: kNotFound (no such object), kCorrupt (its stored size cannot be right), kExhausted (the
-// store is full or takes no more now), kUnavailable (the store cannot be reached or refuses).
+// Owner thread: all methods but Describe belong to one thread. Wakeup: `event_fd` becomes readable
+// when Poll may have something (or is -1 when completions exist only right after Submit); Poll
+// clears it. Errors: kNotFound (no such object), kCorrupt (its stored size cannot be right),
+// kExhausted (the store is full or takes no more now), kUnavailable (the store cannot be reached or
+// refuses).
 #ifndef SHADOWSERVE_STORE_STORE_H_
 #define SHADOWSERVE_STORE_STORE_H_
 
@@ -57,10 +58,11 @@ class Store {
   // Fills a prefix of `completions`, returns its length. Never blocks.
   virtual size_t Poll(std::span<StoreCompletion> completions) = 0;
   virtual int event_fd() const = 0;
-  // False only when the object is surely absent (an index in memory says so); never touches the store.
+  // False only when the object is surely absent (an index in memory says so); never touches the
+  // store.
   virtual bool MayContain(const ObjectName& name) const = 0;
-  // Calls `visit` for objects, in no order, until it returns false. May block: for tools, not for the
-  // data path. An error when the store cannot list.
+  // Calls `visit` for objects, in no order, until it returns false. May block: for tools, not for
+  // the data path. An error when the store cannot list.
   virtual Status List(const std::function<bool(const ObjectName&, uint64_t bytes)>& visit) = 0;
   virtual StoreStats Stats() const = 0;
   // "disk:///var/cache/shadowserve" without secrets. Thread-safe.
