@@ -1,0 +1,45 @@
+# `make help` lists the commands. All of them install what is missing first (scripts/setup.sh).
+.DEFAULT_GOAL := help
+PYTHON_RUN := .venv/bin/python
+PROGRAMS := shadowserved shadowctl _core
+CC_SOURCES = $(shell git ls-files '*.cc' '*.h')
+
+.PHONY: setup build programs test demo soak lint format tidy fuzz clean help
+
+setup: ## install packages and the virtual environment (quick when nothing changed)
+	@scripts/setup.sh
+
+build: setup ## build everything: programs, tests, benches, Python extension
+	@scripts/build.sh release
+
+programs: setup ## build only what runs: shadowserved, shadowctl, Python extension
+	@scripts/build.sh release $(PROGRAMS)
+
+test: setup ## all tests: checks, C++ (plain, ASan+UBSan, TSan), short fuzzing, Python, real vLLM
+	@$(PYTHON_RUN) scripts/run_tests.py
+
+demo: programs ## the main job on a real vLLM; writes out/demo/report.json and report.png
+	@$(PYTHON_RUN) scripts/demo.py
+
+soak: build ## long runs under seeded faults, without and with a real vLLM
+	@$(PYTHON_RUN) scripts/soak.py
+
+lint: setup ## the quick checks: ruff, mypy, layers, clang-format
+	@$(PYTHON_RUN) scripts/run_tests.py --only lint
+
+format: setup ## format C++ and Python in place
+	@clang-format-14 -i $(CC_SOURCES)
+	@.venv/bin/ruff format -q .
+	@.venv/bin/ruff check -q --fix .
+
+tidy: build ## clang-tidy over all C++ sources (slow)
+	@git ls-files 'src/*.cc' | xargs -P 2 -n 8 clang-tidy-14 -p build/release --quiet
+
+fuzz: setup ## every fuzzer for SECONDS (60)
+	@$(PYTHON_RUN) scripts/run_tests.py --only fuzz --fuzz-seconds $(or $(SECONDS),60)
+
+clean: ## remove build folders and outputs; .venv stays
+	@rm -rf build out python/shadowserve/_core*.so
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
