@@ -71,6 +71,7 @@ class KvWorker final : private SessionListener {
   void BeginStep(std::string_view metadata);
   CompletionTable::Finished Poll(int64_t wait_us);
   size_t Pending();
+  KvDtype dtype() const { return options_.shape.dtype; }
   KvWorkerStats TakeStats();
   void Close();
 
