@@ -83,6 +83,17 @@ install_torch() {
   is_cpu_torch || fail "the installed torch is no CPU build"
 }
 
+# True when every pinned package is there and none of those that must not be.
+pins_are_met() {
+  .venv/bin/python - requirements/*.txt <<'PYTHON'
+import importlib.metadata as metadata, sys
+installed = {d.metadata["Name"].lower().replace("_", "-"): d.version.split("+")[0] for d in metadata.distributions()}
+pins = [line.strip().split("==") for file in sys.argv[1:] for line in open(file) if "==" in line]
+met = all(installed.get(name.lower().replace("_", "-")) == version for name, version in pins)
+sys.exit(0 if met and not {"torchvision", "torchaudio", "torchcodec"} & set(installed) else 1)
+PYTHON
+}
+
 install_python() {
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "$python is older than 3.10: set PYTHON"
   if [[ ! -x .venv/bin/python ]]; then
@@ -90,11 +101,13 @@ install_python() {
     "$python" -m venv .venv
   fi
   export PIP_DISABLE_PIP_VERSION_CHECK=1
-  install_torch
-  say "installing the Python packages (some minutes the first time)"
-  .venv/bin/pip install -q -r requirements/base.txt -r requirements/dev.txt
-  # They come as dependencies, built for CUDA, and break `import transformers` beside a CPU torch.
-  .venv/bin/pip uninstall -q -y torchvision torchaudio torchcodec >/dev/null 2>&1 || true
+  if ! pins_are_met; then
+    install_torch
+    say "installing the Python packages (some minutes the first time)"
+    .venv/bin/pip install -q -r requirements/base.txt -r requirements/dev.txt
+    # They come as dependencies, built for CUDA, and break `import transformers` beside a CPU torch.
+    .venv/bin/pip uninstall -q -y torchvision torchaudio torchcodec >/dev/null 2>&1 || true
+  fi
   # The source tree is the installed package; the built extension is put into it (scripts/build.sh).
   echo "$PWD/python" >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shadowserve-source.pth"
   .venv/bin/python -c 'import transformers, vllm' >/dev/null 2>&1 || fail "vLLM cannot be imported: .venv/bin/python -c 'import vllm' tells why"

@@ -6,6 +6,7 @@ side by side. The engine and all of its processes can be pinned to cores.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -137,10 +138,8 @@ class Engine:
 
     def kill(self) -> None:
         """Ends the engine's whole process group at once, as a crash would."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._listener.close()
         self._folder.cleanup()
