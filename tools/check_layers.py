@@ -45,8 +45,10 @@ def read_layers(path):
         for module, others in table.items():
             for other in sorted({module, *others} - allowed.keys()):
                 problems.append(f"{path.name}: {module}: '{other}' is not a listed module")
-    problems += [f"{path.name}: {module} and others need each other: {' -> '.join(cycle)}"
-                 for module, cycle in find_cycles(allowed)]
+    problems += [
+        f"{path.name}: {module} and others need each other: {' -> '.join(cycle)}"
+        for module, cycle in find_cycles(allowed)
+    ]
     return allowed, in_tests, problems
 
 
@@ -56,7 +58,7 @@ def find_cycles(allowed):
 
     def visit(module, trail):
         if module in trail:
-            return trail[trail.index(module):] + [module]
+            return trail[trail.index(module) :] + [module]
         if module in done:
             return None
         for other in sorted(allowed.get(module, ())):
@@ -147,8 +149,7 @@ def self_test():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_text(text)
             problems = check(root)
-        good = problems == [] if expected is None else (
-            len(problems) == 1 and expected in problems[0])
+        good = problems == [] if expected is None else (len(problems) == 1 and expected in problems[0])
         if not good:
             failures.append(f"self-test {number}: expected {expected!r}, found {problems}")
     return failures
@@ -156,10 +157,13 @@ def self_test():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent,
-                        help="top of the repository (default: the one this file lies in)")
-    parser.add_argument("--self-test", action="store_true",
-                        help="check that every kind of violation is found")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(__file__).resolve().parent.parent,
+        help="top of the repository (default: the one this file lies in)",
+    )
+    parser.add_argument("--self-test", action="store_true", help="check that every kind of violation is found")
     arguments = parser.parse_args()
     problems = self_test() if arguments.self_test else check(arguments.root)
     for problem in problems:

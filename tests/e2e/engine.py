@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from multiprocessing.connection import Listener
@@ -115,6 +115,19 @@ class Engine:
 
     def generate(self, tokens: Sequence[int], max_tokens: int = 16, **arguments: Any) -> Answer:
         return self.submit(tokens, max_tokens, **arguments).result(300)
+
+    @contextlib.contextmanager
+    def running(self, tokens: Sequence[int], request_id: str) -> Iterator[None]:
+        """A request that has its first token and goes on generating until the block ends."""
+        started = threading.Event()
+        future = self.submit(tokens, 2000, request_id=request_id, on_tokens=lambda _: started.set())
+        future.add_done_callback(lambda _: started.set())
+        started.wait(120)
+        try:
+            yield
+        finally:
+            self.abort(request_id)
+            future.exception(60)
 
     def abort(self, request_id: str) -> None:
         self._call("abort", request_id=request_id).result(60)
