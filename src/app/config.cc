@@ -237,7 +237,7 @@ constexpr std::array<ConfigKey, 17> kKeys = {{
 uint32_t Config::save_slabs() const {
   const auto share =
       static_cast<uint64_t>(static_cast<double>(slab_budget / slab_size) * save_share);
-  return static_cast<uint32_t>(std::max<uint64_t>(share, 1));
+  return static_cast<uint32_t>(std::max<uint64_t>(share, 2));
 }
 
 uint32_t Config::fetch_slabs() const {
@@ -285,11 +285,11 @@ std::string_view ValueTypeName(ValueType type) {
 }
 
 Status CheckConfig(const Config& config) {
-  if (config.slab_budget / config.slab_size < 2) {
-    return Invalid(
-        fmt::format("memory.slab_budget: {} holds fewer than two slabs of {} "
-                    "(memory.slab_size): one for fetches, one for saves",
-                    FormatByteSize(config.slab_budget), FormatByteSize(config.slab_size)));
+  if (config.slab_budget / config.slab_size < 4) {
+    return Invalid(fmt::format(
+        "memory.slab_budget: {} holds fewer than four slabs of {} (memory.slab_size): two for "
+        "fetches, two for saves",
+        FormatByteSize(config.slab_budget), FormatByteSize(config.slab_size)));
   }
   if (!config.codec_engine_device.empty()) {
     return Invalid(

@@ -47,8 +47,8 @@ struct Config {
   std::string auth_key_file;
   LogLevel log_level = LogLevel::kInfo;
 
-  // How slab_budget is shared out: save_share of the slabs, at least one, for saves; the rest for
-  // fetches. A checked Config has at least two slabs.
+  // How slab_budget is shared out: save_share of the slabs, at least two, for saves; the rest for
+  // fetches. A checked Config has at least two of each, which one unit of work takes.
   uint32_t save_slabs() const;
   uint32_t fetch_slabs() const;
 };

@@ -156,8 +156,8 @@ TEST_F(ConfigTest, RefusesAnEngineDeviceThatNothingWouldUse) {
               HasSubstr("codec.engine_device"));
 }
 
-TEST_F(ConfigTest, RefusesABudgetBelowTwoSlabs) {
-  EXPECT_THAT(Error({}, {{"SHADOWSERVE_MEMORY_SLAB_BUDGET", "5MiB"}}),
+TEST_F(ConfigTest, RefusesABudgetBelowFourSlabs) {
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_MEMORY_SLAB_BUDGET", "16MiB"}}),
               HasSubstr("memory.slab_budget"));
 }
 
@@ -173,9 +173,9 @@ TEST_F(ConfigTest, SharesTheBudgetOutWithoutARest) {
   Config config;
   EXPECT_EQ(config.fetch_slabs() + config.save_slabs(), 60U);  // 256 MiB / 4.25 MiB
   EXPECT_EQ(config.save_slabs(), 15U);
-  config.slab_budget = 2 * config.slab_size;
-  EXPECT_EQ(config.fetch_slabs(), 1U);
-  EXPECT_EQ(config.save_slabs(), 1U);
+  config.slab_budget = 4 * config.slab_size;
+  EXPECT_EQ(config.fetch_slabs(), 2U);
+  EXPECT_EQ(config.save_slabs(), 2U);
 }
 
 TEST_F(ConfigTest, PrintConfigPrintsAFileThatLoadsToTheSameValues) {
