@@ -17,6 +17,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "quant/quant_highway.cc"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -41,6 +42,11 @@ using VF32 = hn::Vec<DF32>;
 constexpr size_t kN = std::min<size_t>(HWY_LANES(uint16_t), 16);
 constexpr size_t kVectorBytes = kN * 2;
 static_assert(kN == 8 || kN == 16);
+// Pages are written and read in whole cache lines: a non-temporal store of part of a line costs a
+// memory transaction of its own.
+constexpr size_t kLineBytes = 64;
+constexpr size_t kLineTiles = kLineBytes / kVectorBytes;
+constexpr size_t kLineTokens = kLineTiles * kN;
 
 HWY_INLINE V16 Load16(const std::byte* at) {
   return hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at));
@@ -55,23 +61,21 @@ HWY_INLINE void Store16(V16 v, std::byte* at) {
   }
 }
 
-bool Aligned(const std::byte* base, size_t stride) {
-  return (reinterpret_cast<uintptr_t>(base) | stride) % kVectorBytes == 0;
-}
-
 // ---- f32 to 16 bits: two vectors of 32 bits, even and odd elements, make one of 16 ----
 
+// bf16 is the upper half, rounded up where lower half + 0x7FFF + (upper half's last bit) carries:
+// bit 15 of the halved sum, which AverageRound (a + b + 1) / 2 gives for both elements at once.
 struct ToBf16 {
-  static HWY_INLINE VU32 Round(VF32 value) {
-    const DU32 d;
-    const VU32 bits = hn::BitCast(d, value);
-    const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
-    return hn::Add(hn::Add(bits, hn::Set(d, 0x7FFF)), odd);
-  }
   static HWY_INLINE V16 FromEvenOdd(VF32 even, VF32 odd) {
-    const VU32 low = hn::ShiftRight<16>(Round(even));
-    const VU32 high = hn::And(Round(odd), hn::Set(DU32(), 0xFFFF0000));
-    return hn::BitCast(D16(), hn::Or(low, high));
+    const D16 d;
+    const VU32 even_bits = hn::BitCast(DU32(), even);
+    const VU32 odd_bits = hn::BitCast(DU32(), odd);
+    const V16 high =
+        hn::OddEven(hn::BitCast(d, odd_bits), hn::BitCast(d, hn::ShiftRight<16>(even_bits)));
+    const V16 low =
+        hn::OddEven(hn::BitCast(d, hn::ShiftLeft<16>(odd_bits)), hn::BitCast(d, even_bits));
+    const V16 add = hn::Add(hn::And(high, hn::Set(d, 1)), hn::Set(d, 0x7FFE));
+    return hn::Add(high, hn::ShiftRight<15>(hn::AverageRound(low, add)));
   }
 };
 
@@ -102,59 +106,64 @@ struct ToFp16 {
 
 // ---- sources ----
 
-class RawSource {
- public:
-  explicit RawSource(const ScatterWork& work) : rows_(work.symbols), row_bytes_(work.dims * 2) {}
-  HWY_INLINE V16 Load(size_t token, size_t dim) const {
-    return Load16(rows_ + token * row_bytes_ + dim * 2);
-  }
+// Sources and rows are passed by value: the compiler must see that no store to a page changes them.
 
- private:
-  const std::byte* rows_;
-  size_t row_bytes_;
+struct RawSource {
+  struct Row {
+    const std::byte* values;
+    HWY_INLINE V16 Load(size_t dim) const { return Load16(values + dim * 2); }
+  };
+  const std::byte* values;
+  size_t dims;
+
+  RawSource(const ScatterWork& work, const float*) : values(work.symbols), dims(work.dims) {}
+  HWY_INLINE Row At(size_t token) const { return {values + token * dims * 2}; }
 };
 
-class LosslessSource {
- public:
-  explicit LosslessSource(const ScatterWork& work)
-      : symbols_(reinterpret_cast<const uint8_t*>(work.symbols)),
-        plain_(reinterpret_cast<const uint8_t*>(work.plain)),
-        dims_(work.dims) {}
-  HWY_INLINE V16 Load(size_t token, size_t dim) const {
-    const size_t at = token * dims_ + dim;
-    const V16 high = hn::PromoteTo(D16(), hn::LoadU(D8(), symbols_ + at));
-    const V16 low = hn::PromoteTo(D16(), hn::LoadU(D8(), plain_ + at));
-    // (high << 8 | low) rotated right by one.
-    return hn::Or(hn::Or(hn::ShiftLeft<7>(high), hn::ShiftRight<1>(low)), hn::ShiftLeft<15>(low));
-  }
+struct LosslessSource {
+  struct Row {
+    const uint8_t* symbols;
+    const uint8_t* plain;
+    // (symbol << 8 | plain) rotated right by one.
+    HWY_INLINE V16 Load(size_t dim) const {
+      const V16 high = hn::PromoteTo(D16(), hn::LoadU(D8(), symbols + dim));
+      const V16 low = hn::PromoteTo(D16(), hn::LoadU(D8(), plain + dim));
+      return hn::Or(hn::Or(hn::ShiftLeft<7>(high), hn::ShiftRight<1>(low)), hn::ShiftLeft<15>(low));
+    }
+  };
+  const uint8_t* symbols;
+  const uint8_t* plain;
+  size_t dims;
 
- private:
-  const uint8_t* symbols_;
-  const uint8_t* plain_;
-  size_t dims_;
+  LosslessSource(const ScatterWork& work, const float*)
+      : symbols(reinterpret_cast<const uint8_t*>(work.symbols)),
+        plain(reinterpret_cast<const uint8_t*>(work.plain)),
+        dims(work.dims) {}
+  HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, plain + token * dims}; }
 };
 
 template <typename To>
-class Q8Source {
- public:
-  explicit Q8Source(const ScatterWork& work)
-      : symbols_(reinterpret_cast<const int8_t*>(work.symbols)), dims_(work.dims) {
-    std::memcpy(scales_.data(), work.scales, work.tokens * sizeof(float));
-    for (size_t t = 0; t < work.tokens; ++t) scales_[t] = SafeScale(scales_[t]);
-  }
-  HWY_INLINE V16 Load(size_t token, size_t dim) const {
-    const auto wide = hn::BitCast(
-        DI32(), hn::PromoteTo(DI16(), hn::LoadU(DI8(), symbols_ + token * dims_ + dim)));
-    const VF32 scale = hn::Set(DF32(), scales_[token]);
-    const VF32 even = hn::ConvertTo(DF32(), hn::ShiftRight<16>(hn::ShiftLeft<16>(wide)));
-    const VF32 odd = hn::ConvertTo(DF32(), hn::ShiftRight<16>(wide));
-    return To::FromEvenOdd(hn::Mul(even, scale), hn::Mul(odd, scale));
-  }
+struct Q8Source {
+  struct Row {
+    const int8_t* symbols;
+    float scale;
+    HWY_INLINE V16 Load(size_t dim) const {
+      const auto wide = hn::BitCast(DI32(), hn::PromoteTo(DI16(), hn::LoadU(DI8(), symbols + dim)));
+      const VF32 even = hn::ConvertTo(DF32(), hn::ShiftRight<16>(hn::ShiftLeft<16>(wide)));
+      const VF32 odd = hn::ConvertTo(DF32(), hn::ShiftRight<16>(wide));
+      const VF32 factor = hn::Set(DF32(), scale);
+      return To::FromEvenOdd(hn::Mul(even, factor), hn::Mul(odd, factor));
+    }
+  };
+  const int8_t* symbols;
+  const float* scales;  // safe ones, of the piece's tokens
+  size_t dims;
 
- private:
-  const int8_t* symbols_;
-  size_t dims_;
-  std::array<float, kChunkTokens> scales_;
+  Q8Source(const ScatterWork& work, const float* safe_scales)
+      : symbols(reinterpret_cast<const int8_t*>(work.symbols)),
+        scales(safe_scales),
+        dims(work.dims) {}
+  HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, scales[token]}; }
 };
 
 // ---- tiles ----
@@ -201,55 +210,97 @@ HWY_INLINE void TransposeTile(V16* HWY_RESTRICT v, const Store& store) {
 // ---- scatter ----
 
 template <bool kStream, typename Source>
-void ScatterRows(const ScatterWork& work, const Source& source) {
+void ScatterRows(ScatterWork work, Source source) {
   const size_t last = work.dims - kN;
   for (size_t t = 0; t < work.tokens; ++t) {
-    std::byte* row = work.base + t * work.token_stride;
-    for (size_t d = 0; d <= last; d += kN) Store16<kStream>(source.Load(t, d), row + d * 2);
-    if (last % kN != 0) Store16<false>(source.Load(t, last), row + last * 2);
+    const auto row = source.At(t);
+    std::byte* to = work.base + t * work.token_stride;
+    for (size_t d = 0; d <= last; d += kN) Store16<kStream>(row.Load(d), to + d * 2);
+    if (last % kN != 0) Store16<false>(row.Load(last), to + last * 2);
   }
 }
 
-template <bool kStream, typename Source>
-HWY_INLINE void ScatterTile(const ScatterWork& work, const Source& source, size_t t, size_t d) {
-  V16 tile[kN];
-  for (size_t i = 0; i < kN; ++i) tile[i] = source.Load(t + i, d);
-  std::byte* at = work.base + d * work.dim_stride + t * 2;
-  TransposeTile(tile, [&](size_t i, V16 v) { Store16<kStream>(v, at + i * work.dim_stride); });
+template <typename Source>
+HWY_INLINE void LoadTile(Source source, size_t t, size_t d, V16* HWY_RESTRICT tile) {
+  for (size_t i = 0; i < kN; ++i) tile[i] = source.At(t + i).Load(d);
 }
 
+// kN tokens of kN dims, to `to`.
 template <bool kStream, typename Source>
-void ScatterTransposed(const ScatterWork& work, const Source& source) {
+HWY_INLINE void ScatterTile(Source source, size_t t, size_t d, std::byte* to, size_t dim_stride) {
+  V16 tile[kN];
+  LoadTile(source, t, d, tile);
+  TransposeTile(tile, [&](size_t i, V16 v) { Store16<kStream>(v, to + i * dim_stride); });
+}
+
+// A line's tokens of kN dims: all tiles are turned before the first line is written.
+template <bool kStream, typename Source>
+HWY_INLINE void ScatterLines(Source source, size_t t, size_t d, std::byte* to, size_t dim_stride) {
+  V16 lines[kLineTiles][kN];
+  for (size_t j = 0; j < kLineTiles; ++j) {
+    V16 tile[kN];
+    LoadTile(source, t + j * kN, d, tile);
+    TransposeTile(tile, [&](size_t i, V16 v) { lines[j][i] = v; });
+  }
+  for (size_t i = 0; i < kN; ++i) {
+    for (size_t j = 0; j < kLineTiles; ++j) {
+      Store16<kStream>(lines[j][i], to + i * dim_stride + j * kVectorBytes);
+    }
+  }
+}
+
+// Dims outside, tokens inside: the order of the page's memory.
+template <bool kStream, typename Source>
+void ScatterTransposed(ScatterWork work, Source source) {
   const size_t last_token = work.tokens - kN;
   for (size_t step = 0; step < work.dims; step += kN) {
     const size_t d = std::min<size_t>(step, work.dims - kN);
-    for (size_t t = 0; t <= last_token; t += kN) ScatterTile<kStream>(work, source, t, d);
-    if (last_token % kN != 0) ScatterTile<false>(work, source, last_token, d);
+    std::byte* to = work.base + d * work.dim_stride;
+    size_t t = 0;
+    for (; t + kLineTokens <= work.tokens; t += kLineTokens) {
+      ScatterLines<kStream>(source, t, d, to + t * 2, work.dim_stride);
+    }
+    for (; t < work.tokens; t += kN) {
+      const size_t first = std::min(t, last_token);
+      ScatterTile<false>(source, first, d, to + first * 2, work.dim_stride);
+    }
+  }
+}
+
+// Pages of kN tokens: a tile is one run of memory.
+template <bool kStream, typename Source>
+void ScatterSmallPage(ScatterWork work, Source source) {
+  for (size_t step = 0; step < work.dims; step += kN) {
+    const size_t d = std::min<size_t>(step, work.dims - kN);
+    ScatterTile<kStream>(source, 0, d, work.base + d * work.dim_stride, work.dim_stride);
   }
 }
 
 template <typename Source>
 bool ScatterFast(const ScatterWork& work) {
-  if (work.dims < kN || work.tokens == 0) return false;
-  if (work.dim_stride == 2) {
-    const Source source(work);
-    if (work.streaming && Aligned(work.base, work.token_stride)) {
-      ScatterRows<true>(work, source);
-    } else {
-      ScatterRows<false>(work, source);
-    }
-    return true;
+  const bool rows = work.dim_stride == 2;
+  const bool turned = !rows && work.token_stride == 2 && work.tokens >= kN;
+  if (work.dims < kN || !(rows || turned)) return false;
+  std::array<float, kChunkTokens> scales;
+  if (work.scales != nullptr) {
+    std::memcpy(scales.data(), work.scales, work.tokens * sizeof(float));
+    for (size_t t = 0; t < work.tokens; ++t) scales[t] = SafeScale(scales[t]);
   }
-  if (work.token_stride == 2 && work.tokens >= kN) {
-    const Source source(work);
-    if (work.streaming && Aligned(work.base, work.dim_stride)) {
-      ScatterTransposed<true>(work, source);
-    } else {
-      ScatterTransposed<false>(work, source);
-    }
-    return true;
+  const Source source(work, scales.data());
+  const auto aligned = [&](size_t stride, size_t bytes) {
+    return (reinterpret_cast<uintptr_t>(work.base) | stride) % bytes == 0;
+  };
+  if (rows) {
+    const bool stream = work.streaming && aligned(work.token_stride, kVectorBytes);
+    (stream ? ScatterRows<true, Source> : ScatterRows<false, Source>)(work, source);
+  } else if (work.tokens == kN && work.dim_stride == kVectorBytes) {
+    const bool stream = work.streaming && aligned(0, kVectorBytes);
+    (stream ? ScatterSmallPage<true, Source> : ScatterSmallPage<false, Source>)(work, source);
+  } else {
+    const bool stream = work.streaming && aligned(work.dim_stride, kLineBytes);
+    (stream ? ScatterTransposed<true, Source> : ScatterTransposed<false, Source>)(work, source);
   }
-  return false;
+  return true;
 }
 
 void ScatterRaw8(const ScatterWork& work) {
@@ -287,7 +338,7 @@ void GatherRows(const GatherWork& work, size_t row_bytes) {
   }
 }
 
-HWY_INLINE void GatherTile(const GatherWork& work, size_t t, size_t d) {
+HWY_INLINE void GatherTile(GatherWork work, size_t t, size_t d) {
   V16 tile[kN];
   const std::byte* from = work.base + d * work.dim_stride + t * 2;
   for (size_t i = 0; i < kN; ++i) tile[i] = Load16(from + i * work.dim_stride);
@@ -295,12 +346,22 @@ HWY_INLINE void GatherTile(const GatherWork& work, size_t t, size_t d) {
   TransposeTile(tile, [&](size_t i, V16 v) { Store16<false>(v, to + i * work.dims * 2); });
 }
 
-void GatherTransposed(const GatherWork& work) {
+// The stride between dims is beyond what hardware prefetchers follow well, so the lines of the next
+// kN dims are asked for while these are turned.
+void GatherTransposed(GatherWork work) {
   const size_t last_token = work.tokens - kN;
+  const size_t step_bytes = kN * work.dim_stride;
   for (size_t step = 0; step < work.dims; step += kN) {
     const size_t d = std::min<size_t>(step, work.dims - kN);
-    for (size_t t = 0; t <= last_token; t += kN) GatherTile(work, t, d);
-    if (last_token % kN != 0) GatherTile(work, last_token, d);
+    const bool more = step + 2 * kN <= work.dims;
+    for (size_t t = 0; t < work.tokens; t += kN) {
+      const size_t first = std::min(t, last_token);
+      if (more && t % kLineTokens == 0) {
+        const std::byte* next = work.base + d * work.dim_stride + step_bytes + first * 2;
+        for (size_t i = 0; i < kN; ++i) hwy::Prefetch(next + i * work.dim_stride);
+      }
+      GatherTile(work, first, d);
+    }
   }
 }
 
