@@ -1,0 +1,281 @@
+// For tests of the pipelines: an engine's KV memory in this process, events that are remembered,
+// and a bench that drives both pipelines by hand over a real store.
+#ifndef SHADOWSERVE_PIPELINE_PIPELINE_TESTING_H_
+#define SHADOWSERVE_PIPELINE_PIPELINE_TESTING_H_
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "pipeline/fetch_pipeline.h"
+#include "pipeline/save_pipeline.h"
+#include "store/store_table.h"
+
+namespace shadowserve::testing {
+
+// A region in this process: either stored into directly or reached by transfers that complete at
+// Poll.
+class LocalDevice final : public KvDevice {
+ public:
+  LocalDevice(std::span<std::byte> region, bool direct) : region_(region), direct_(direct) {}
+  std::string_view kind() const override { return direct_ ? "mapped" : "process_vm"; }
+  uint64_t region_bytes() const override { return region_.size(); }
+  std::span<std::byte> direct() const override {
+    return direct_ ? region_ : std::span<std::byte>();
+  }
+  size_t Submit(std::span<const Transfer> transfers) override {
+    for (const Transfer& transfer : transfers) pending_.push_back(transfer);
+    return transfers.size();
+  }
+  size_t Poll(std::span<TransferCompletion> completions) override {
+    size_t count = 0;
+    for (; count < completions.size() && !pending_.empty(); ++count) {
+      const Transfer transfer = pending_.front();
+      pending_.pop_front();
+      for (const TransferRun& run : transfer.runs) {
+        std::byte* remote = region_.subspan(run.offset, run.local.size()).data();
+        if (transfer.write) std::memcpy(remote, run.local.data(), run.local.size());
+        if (!transfer.write) std::memcpy(run.local.data(), remote, run.local.size());
+      }
+      completions[count] = TransferCompletion{transfer.user_data, StatusCode::kOk};
+    }
+    return count;
+  }
+
+ private:
+  std::span<std::byte> region_;
+  bool direct_;
+  std::deque<Transfer> pending_;
+};
+
+enum class Form { kRows, kCpuVec };
+
+// The layout of one rank's pages as vLLM makes it: [layer][page][head][cell].
+inline PageLayout MakeLayout(const ModelShape& shape, uint32_t page_tokens, uint64_t pages,
+                             Form form) {
+  const uint64_t element = DtypeBytes(shape.dtype);
+  const uint64_t cell = uint64_t{2} * page_tokens * shape.head_dim * element;
+  PageLayout layout;
+  layout.dtype = shape.dtype;
+  layout.page_tokens = page_tokens;
+  layout.page_count = pages;
+  layout.heads = shape.kv_heads;
+  layout.head_dim = shape.head_dim;
+  layout.head_stride = cell;
+  layout.page_stride = cell * shape.kv_heads;
+  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+    layout.layer_offset.push_back(layer * pages * layout.page_stride);
+  }
+  if (form == Form::kRows) {
+    layout.k = {0, 2 * shape.head_dim * element, element};
+    layout.v = {shape.head_dim * element, 2 * shape.head_dim * element, element};
+  } else {
+    layout.k = {0, element, page_tokens * element};
+    layout.v = {cell / 2, shape.head_dim * element, element};
+  }
+  return layout;
+}
+
+// One engine rank: memory, layout, and its registration.
+struct EngineMemory {
+  std::vector<std::byte> bytes;
+  std::unique_ptr<RankMemory> rank;
+
+  EngineMemory(const ModelShape& shape, uint32_t page_tokens, uint64_t pages, Form form,
+               bool direct) {
+    PageLayout layout = MakeLayout(shape, page_tokens, pages, form);
+    bytes.resize(layout.page_stride * pages * shape.layers);
+    rank = RankMemory::Create(shape, std::move(layout),
+                              std::make_unique<LocalDevice>(bytes, direct), uint64_t{5} << 20)
+               .value();
+  }
+  // Deterministic, KV-like bits (no pattern that a wrong permutation would keep).
+  void Fill(uint64_t seed) {
+    uint64_t state = seed * 0x9e3779b97f4a7c15ULL + 1;
+    for (size_t i = 0; i + 1 < bytes.size(); i += 2) {
+      state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+      const auto value = static_cast<uint16_t>(0x3c00 + (state >> 40) % 0x0400);
+      std::memcpy(&bytes[i], &value, 2);
+    }
+  }
+  uint16_t Value(uint64_t page, uint32_t layer, uint32_t head, bool v, uint32_t token,
+                 uint32_t dim) const {
+    const PageLayout& layout = rank->layout();
+    const PlaneStride& stride = v ? layout.v : layout.k;
+    uint16_t value = 0;
+    std::memcpy(&value,
+                &bytes[PlaneOffset(layout, page, layer, head, v) + token * stride.token_stride +
+                       dim * stride.dim_stride],
+                2);
+    return value;
+  }
+};
+
+// True when the two page tables hold the same values for tokens [first, tokens).
+inline bool SameTokens(const EngineMemory& a, const std::vector<uint32_t>& a_pages,
+                       const EngineMemory& b, const std::vector<uint32_t>& b_pages, uint32_t first,
+                       uint32_t tokens) {
+  const ModelShape& shape = a.rank->shape();
+  const uint32_t a_size = a.rank->layout().page_tokens;
+  const uint32_t b_size = b.rank->layout().page_tokens;
+  for (uint32_t token = first; token < tokens; ++token) {
+    for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+      for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+        for (uint32_t dim = 0; dim < shape.head_dim; ++dim) {
+          for (const bool v : {false, true}) {
+            if (a.Value(a_pages[token / a_size], layer, head, v, token % a_size, dim) !=
+                b.Value(b_pages[token / b_size], layer, head, v, token % b_size, dim)) {
+              return false;
+            }
+          }
+        }
+      }
+    }
+  }
+  return true;
+}
+
+struct Recorder final : PipelineEvents {
+  std::map<uint64_t, LoadResult> loads;
+  std::map<uint64_t, SaveResult> saves;
+  std::vector<std::pair<uint64_t, bool>> reads;  // save id, last
+  uint32_t repeated = 0;                         // completions that came twice
+
+  void OnLoadDone(const LoadResult& result) override {
+    repeated += loads.insert_or_assign(result.load_id, result).second ? 0 : 1;
+  }
+  void OnSaveRead(uint64_t save_id, bool last) override { reads.emplace_back(save_id, last); }
+  void OnSaveDone(const SaveResult& result) override {
+    repeated += saves.insert_or_assign(result.save_id, result).second ? 0 : 1;
+  }
+};
+
+struct BenchOptions {
+  uint32_t fetch_slabs = 8;
+  uint32_t save_slabs = 4;
+  uint32_t joins = 4;
+  std::string store = "memory://?capacity=256MiB";
+};
+
+// Both pipelines over one store, turned by hand: no thread, time stands still until told.
+struct PipelineBench {
+  ManualClock clock;
+  Metrics metrics;
+  Recorder events;
+  std::unique_ptr<Store> store;
+  StorePort port;
+  TransferPort transfers;
+  std::unique_ptr<SlabPool> fetch_slabs;
+  std::unique_ptr<SlabPool> save_slabs;
+  std::unique_ptr<FetchPipeline> fetch;
+  std::unique_ptr<SavePipeline> save;
+  bool confirm = true;  // answer OnSaveRead at once...
+  bool held = true;     // ...with this
+  size_t reads_answered = 0;
+
+  explicit PipelineBench(const BenchOptions& options = {})
+      : store(OpenStore(options.store, {}).value()),
+        port(store.get(), &metrics, &clock),
+        transfers(&metrics, &clock),
+        fetch_slabs(SlabPool::Create("fetch", uint64_t{5} << 20, options.fetch_slabs).value()),
+        save_slabs(SlabPool::Create("save", uint64_t{5} << 20, options.save_slabs).value()) {
+    fetch = FetchPipeline::Create({options.joins}, fetch_slabs.get(), &port, &transfers, &metrics,
+                                  &clock, &events)
+                .value();
+    save = SavePipeline::Create(save_slabs.get(), &port, &transfers, &metrics, &clock, &events)
+               .value();
+  }
+
+  bool Turn() {
+    bool moved = port.Poll();
+    moved |= transfers.Poll();
+    moved |= fetch->Turn();
+    if (!fetch->busy()) moved |= save->Turn();
+    while (confirm && reads_answered < events.reads.size()) {
+      save->Confirm(events.reads[reads_answered++].first, held);
+      moved = true;
+    }
+    return moved;
+  }
+  // Until nothing moves any more. Disk stores complete a little later: a bound on idle turns.
+  void Settle() {
+    for (int idle = 0; idle < 2000;) idle = Turn() || port.inflight() > 0 ? 0 : idle + 1;
+  }
+
+  void SaveChunk(uint64_t id, const EngineMemory& engine, const ChunkKey& key,
+                 std::vector<uint32_t> pages, StoredForm form) {
+    SaveSpec spec;
+    spec.save_id = id;
+    spec.rank = engine.rank.get();
+    spec.form = form;
+    spec.key = key;
+    spec.pages = std::move(pages);
+    ASSERT_TRUE(save->Start(std::move(spec)).ok());
+  }
+  void LoadChunks(uint64_t id, const EngineMemory& engine, std::vector<ChunkKey> keys,
+                  std::vector<uint32_t> pages, StoredForm form, uint32_t first_token = 0,
+                  bool granted = true) {
+    LoadSpec spec;
+    spec.load_id = id;
+    spec.rank = engine.rank.get();
+    spec.form = form;
+    spec.keys = std::move(keys);
+    spec.pages = std::move(pages);
+    spec.first_token = first_token;
+    spec.granted = granted;
+    spec.deadline_ns = clock.NowNs() + kNsPerSecond;
+    ASSERT_TRUE(fetch->Start(std::move(spec)).ok());
+  }
+  std::vector<ObjectName> Objects() const {
+    std::vector<ObjectName> names;
+    EXPECT_TRUE(store
+                    ->List([&](const ObjectName& name, uint64_t) {
+                      names.push_back(name);
+                      return true;
+                    })
+                    .ok());
+    return names;
+  }
+  void Delete(const ObjectName& name) {
+    const StoreRequest request{StoreOp::kDelete, name, {}, 0};
+    ASSERT_EQ(store->Submit(std::span(&request, 1)), 1u);
+    StoreCompletion done;
+    while (store->Poll(std::span(&done, 1)) == 0) {
+    }
+  }
+  // Replaces an object by what `change` makes of its bytes.
+  void Tamper(const ObjectName& name, const std::function<void(std::vector<std::byte>&)>& change) {
+    std::vector<std::byte> bytes(uint64_t{5} << 20);
+    const StoreRequest get{StoreOp::kGet, name, bytes, 0};
+    StoreCompletion done;
+    ASSERT_EQ(store->Submit(std::span(&get, 1)), 1u);
+    while (store->Poll(std::span(&done, 1)) == 0) {
+    }
+    ASSERT_EQ(done.code, StatusCode::kOk);
+    bytes.resize(done.bytes);
+    change(bytes);
+    const StoreRequest put{StoreOp::kPut, name, bytes, 0};
+    ASSERT_EQ(store->Submit(std::span(&put, 1)), 1u);
+    while (store->Poll(std::span(&done, 1)) == 0) {
+    }
+    ASSERT_EQ(done.code, StatusCode::kOk);
+  }
+};
+
+inline ChunkKey KeyOf(uint32_t n) {
+  const std::string text = "chunk " + std::to_string(n);
+  const std::string_view view = text;
+  return RootKey(std::span(&view, 1));
+}
+
+}  // namespace shadowserve::testing
+
+#endif  // SHADOWSERVE_PIPELINE_PIPELINE_TESTING_H_
