@@ -124,7 +124,7 @@ TEST(CopyPastCache, CopiesEveryByteAndNoneMoreAtAnyAlignment) {
   for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<std::byte>(i % 251 + 1);
   for (size_t to = 0; to < 66; to += 5) {
     for (size_t from = 0; from < 20; from += 3) {
-      for (const size_t bytes : {0, 1, 63, 64, 65, 200, 513}) {
+      for (const size_t bytes : {0u, 1u, 63u, 64u, 65u, 200u, 513u}) {
         std::vector<std::byte> target(800);
         std::vector<std::byte> expected(800);
         std::copy_n(source.begin() + static_cast<ptrdiff_t>(from), bytes,
