@@ -152,11 +152,8 @@ Result<DiskDirectory> OpenDiskDirectory(const std::string& path) {
   }
   const int dir = directory.dir.get();
   SS_TRY_ASSIGN(directory.lock, TakeLock(path, dir));
-  // The first put that needs a folder that could not be made reports it.
+  // The first put reports it when this fails. Shard folders are made by the first put into each.
   (void)mkdirat(dir, kDiskTempDir, kDirMode);
-  for (uint32_t shard = 0; shard < kDiskShards; ++shard) {
-    (void)mkdirat(dir, ShardPath(shard).c_str(), kDirMode);
-  }
   return directory;
 }
 

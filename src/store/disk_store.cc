@@ -115,6 +115,7 @@ class DiskStore final : public Store {
   void Finish(uint32_t id, StatusCode code, uint64_t bytes = 0);
   void StartPathOp(uint32_t id, FileOp::Kind kind, const DiskPath& path);
   bool TryAgain(DiskJob& job, int32_t value);
+  bool MakeFolder(const char* path);
 
   void OpenToRead(uint32_t id);
   void OnOpen(uint32_t id, int32_t value);
@@ -333,6 +334,11 @@ bool DiskStore::TryAgain(DiskJob& job, int32_t value) {
   return (value == -EINTR || value == -EAGAIN) && ++job.attempts < kAttemptsMax;
 }
 
+// True when the folder is there now; another put may have made it a moment ago.
+bool DiskStore::MakeFolder(const char* path) {
+  return mkdirat(directory_.dir.get(), path, kDirMode) == 0 || errno == EEXIST;
+}
+
 void DiskStore::OpenToRead(uint32_t id) {
   DiskJob& job = jobs_[id];
   job.step = DiskStep::kOpen;
@@ -381,6 +387,7 @@ void DiskStore::OnRead(uint32_t id, int32_t value) {
   if (TryAgain(job, value)) return StartRead(id);
   if (value < 0) return Finish(id, CodeOfReadError(-value));
   if (value == 0) return Finish(id, StatusCode::kCorrupt);  // became shorter under our hands
+  job.attempts = 0;
   job.done += static_cast<uint64_t>(value);
   read_bytes_ += static_cast<uint64_t>(value);
   if (job.done < job.size) return StartRead(id);
@@ -445,9 +452,8 @@ void DiskStore::OnEvicted(uint32_t id, int32_t value) {
 
 void DiskStore::OnOpenTemp(uint32_t id, int32_t value) {
   DiskJob& job = jobs_[id];
-  const bool no_folder = value == -ENOENT && ++job.attempts == 1 &&
-                         mkdirat(directory_.dir.get(), kDiskTempDir, kDirMode) == 0;
-  if (no_folder || TryAgain(job, value)) {
+  const bool made = value == -ENOENT && ++job.attempts == 1 && MakeFolder(kDiskTempDir);
+  if (made || TryAgain(job, value)) {
     return StartPathOp(id, FileOp::Kind::kOpenWrite, job.temp_path);
   }
   if (value < 0) {
@@ -480,6 +486,7 @@ void DiskStore::OnWrite(uint32_t id, int32_t value) {
   DiskJob& job = jobs_[id];
   if (TryAgain(job, value)) return StartWrite(id);
   if (value <= 0) return FailPut(id, CodeOfWriteError(value == 0 ? ENOSPC : -value));
+  job.attempts = 0;
   job.done += static_cast<uint64_t>(value);
   StartWrite(id);
 }
@@ -499,8 +506,7 @@ void DiskStore::OnPublish(uint32_t id, int32_t value) {
   DiskJob& job = jobs_[id];
   if (TryAgain(job, value)) return Publish(id);
   const uint32_t shard = std::to_integer<uint32_t>(job.request.name.key[0]);
-  if (value == -ENOENT && ++job.attempts == 1 &&
-      mkdirat(directory_.dir.get(), ShardPath(shard).c_str(), kDirMode) == 0) {
+  if (value == -ENOENT && ++job.attempts == 1 && MakeFolder(ShardPath(shard).c_str())) {
     return Publish(id);
   }
   if (value < 0) return FailPut(id, CodeOfWriteError(-value));

@@ -3,23 +3,25 @@
 // Options of the URL:
 //   capacity  sum of object sizes, 10GiB unless given. What the file system adds (directories, last
 //             blocks) comes on top. Beyond it the least recently used objects go
-//   fsync     1: a put is on the disk before it completes. 0, the default: a power loss may leave
-//   torn
-//             or empty files under valid names; their checksums fail and they count as misses, so a
-//             cache gains nothing from paying for fsync
+//   fsync     1: a put's contents reach the disk before its name does. 0, the default: a power loss
+//             may leave torn or empty files under valid names; their checksums fail and they count
+//             as misses, so a cache gains nothing from paying for fsync
 //   io        auto (default), uring or sync. auto takes io_uring where the kernel and the container
 //             permit it and plain system calls, with one warning, where they do not
 //
 // Reads go from the page cache or the disk straight into the caller's buffer. Nothing is allocated
 // per request but the index entry of a new object. A poll starts no more reads once it has copied
 // 1 MiB out of the page cache, so that the first object of many is delivered early.
-// Blocking: Submit and Poll wait for no disk with io_uring, but for closing a file and, per object
-// at most every 15 minutes, noting its use in its modification time (the LRU order of the next
-// start). With io=sync every operation blocks. Errors beside those of store.h: no space, quota or
-// file size limit, or an object above the capacity: kExhausted; no permission, read-only or
-// vanished directory: kUnavailable. Reads go on in both cases. Files may be deleted by others at
-// any time: a miss. The directory belongs to one data plane (flock). An unlink that the system
-// refuses leaves a file that is found again at the next start.
+//
+// Blocking: Submit and Poll wait for no disk with io_uring, but for closing a file, making each of
+// the 256 folders once and, per object at most every 15 minutes, noting its use in its modification
+// time (the LRU order of the next start). With io=sync every operation blocks.
+//
+// Errors beside those of store.h: no space, quota or file size limit, or an object above the
+// capacity: kExhausted; no permission, read-only or vanished directory: kUnavailable. Reads go on
+// in all cases. Files may be deleted by others at any time: a miss. The directory belongs to one
+// data plane (flock). A delete that the system refuses leaves a file that the next start finds
+// again.
 #ifndef SHADOWSERVE_STORE_DISK_STORE_H_
 #define SHADOWSERVE_STORE_DISK_STORE_H_
 

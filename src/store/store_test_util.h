@@ -4,6 +4,7 @@
 #define SHADOWSERVE_STORE_STORE_TEST_UTIL_H_
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdint>
@@ -48,10 +49,17 @@ inline Bytes MakeContents(const ObjectName& name, size_t size, uint64_t version 
   return bytes;
 }
 
+enum class TempPlace { kMemory, kDisk };
+
+// In memory (tmpfs) where the machine has it: creating thousands of files on a busy disk takes
+// seconds.
 class TempDir {
  public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "ss-store-XXXXXX").string();
+  explicit TempDir(TempPlace place = TempPlace::kMemory) {
+    const std::filesystem::path memory = "/dev/shm";
+    const bool in_memory = place == TempPlace::kMemory && access(memory.c_str(), W_OK) == 0;
+    const auto parent = in_memory ? memory : std::filesystem::temp_directory_path();
+    std::string pattern = (parent / "ss-store-XXXXXX").string();
     SS_CHECK(mkdtemp(pattern.data()) != nullptr, "no temporary directory");
     path_ = pattern;
   }
