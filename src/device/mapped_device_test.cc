@@ -85,7 +85,7 @@ TEST(MappedDevice, RefusesAMemfdThatMayNotBeWritten) {
 
 TEST(MappedDevice, RefusesHugePagesWhichFaultWhenTheirPoolIsEmpty) {
   UniqueFd memory(::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB));
-  ASSERT_TRUE(memory.valid());
+  if (!memory.valid()) GTEST_SKIP() << "this kernel has no hugetlbfs: nothing to refuse";
   ASSERT_EQ(::ftruncate(memory.get(), 2 << 20), 0);
   ASSERT_EQ(::fcntl(memory.get(), F_ADD_SEALS, kGoodSeals), 0);
   ExpectRefused(MakeExport(std::move(memory)), "not a memfd");
