@@ -147,6 +147,10 @@ bool Session::RunConnection() {
     }
   }
   EndConnection(&stream, ready);
+  {
+    const std::lock_guard lock(mu_);
+    if (stopping_) return ready;
+  }
   if (ready) error = "the stream ended";
   LogChange(ready ? "lost" : "unreachable", error);
   return ready;
