@@ -258,11 +258,14 @@ class SchedulerHalf:
         tracked = self._requests.pop(request_id, None)
         self._failed_once.discard(request_id)
         if request_id in self._loads:
-            self._guard.run("cancel_load", lambda: self._manager.cancel_load(request_id), False)
+            self._cancel(request_id)
         elif tracked is not None and tracked.save:
             self._guard.run("request_finished", lambda: self._save_rest(tracked, pages), None)
         if tracked is not None:
             self._guard.run("finish_request", lambda: self._manager.finish_request(request_id), None)
+
+    def _cancel(self, request_id: str) -> None:
+        self._guard.run("cancel_load", lambda: self._manager.cancel_load(request_id), False)
 
     def _save_rest(self, tracked: _Tracked, pages: Sequence[int]) -> None:
         self._release()
@@ -303,7 +306,10 @@ class SchedulerHalf:
         return self._held_for_saves() > 0 and self._clock() - self._last_save < _LINGER_S
 
     def reset_cache(self) -> bool:
-        """Weights may have changed: what is known of running requests must neither hit nor be saved."""
+        """Weights may have changed: what is known of running requests must neither hit nor be saved, and
+        loads in flight are given up, so that they are computed anew."""
+        for request_id in list(self._loads):
+            self._cancel(request_id)
         for tracked in self._requests.values():
             tracked.lookup = False
             tracked.save = False

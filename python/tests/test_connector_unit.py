@@ -223,6 +223,12 @@ def test_a_reset_ends_hits_and_saves_of_requests_that_began_before(engine: Engin
     assert engine.manager.named("new_namespace") == [()]
 
 
+def test_a_reset_gives_up_loads_in_flight(engine: Engine) -> None:
+    engine.start_load(make_request(prompt_tokens=1000), 768, [1, 2, 3, 4, 5, 6])
+    engine.half.reset_cache()
+    assert engine.manager.named("cancel_load") == [("r",)]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [{"prompt_embeds": object()}, {"prompt_token_ids": None}, {"resumable": True}, {"prompt_is_token_ids": [True]}],

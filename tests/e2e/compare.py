@@ -1,16 +1,18 @@
 """Is an answer the same as the reference's, up to the noise of bf16 arithmetic?
 
 Batching and chunking change the order of sums, so log-probabilities differ a little and greedy tokens may
-part where the reference itself hardly prefers one. So: tokens must agree until the reference's own margin
-between its two best is within the noise, and up to there log-probabilities must agree within a tolerance.
+part where the reference itself hardly prefers one. So, step by step: the log-probabilities of the
+reference's best tokens must agree within a tolerance; tokens must be equal, or the two must be so close in
+the reference that the noise explains the other choice. There the comparison ends: what follows answers
+another text.
 """
 
 from __future__ import annotations
 
 from engine import Answer
 
-# bf16 on random weights of real scale (measured over repeated runs with other batch shapes).
-LOGPROB_TOLERANCE = 0.35
+# Repeated runs with other batch shapes differ by up to 0.05 on the test model, damaged pages by 1 and more.
+LOGPROB_TOLERANCE = 0.25
 
 
 def disagreement(reference: Answer, answer: Answer, tolerance: float = LOGPROB_TOLERANCE) -> str | None:
@@ -18,14 +20,13 @@ def disagreement(reference: Answer, answer: Answer, tolerance: float = LOGPROB_T
     if len(reference.tokens) != len(answer.tokens):
         return f"{len(answer.tokens)} tokens, the reference has {len(reference.tokens)}"
     for step, (wanted, got) in enumerate(zip(reference.tokens, answer.tokens, strict=True)):
-        margin = _margin(reference.logprobs[step])
+        ours, theirs = reference.logprobs[step], answer.logprobs[step]
+        for token in sorted(ours, key=lambda candidate: -ours[candidate])[:2]:
+            if abs(ours[token] - theirs.get(token, float("-inf"))) > tolerance:
+                return f"step {step}: token {token} has {theirs.get(token)}, the reference {ours[token]:.2f}"
         if wanted != got:
-            if margin <= 2 * tolerance:
-                return None
-            return f"step {step}: token {got}, the reference has {wanted} by a margin of {margin:.2f}"
-        difference = abs(reference.logprobs[step][wanted] - answer.logprobs[step][wanted])
-        if difference > tolerance:
-            return f"step {step}: log-probabilities differ by {difference:.2f}"
+            margin = ours[wanted] - ours.get(got, float("-inf"))
+            return None if margin <= 2 * tolerance else f"step {step}: token {got}, not {wanted} (margin {margin:.2f})"
     return None
 
 
@@ -37,8 +38,3 @@ def same_steps(reference: Answer, answer: Answer) -> int:
             break
         count += 1
     return count
-
-
-def _margin(logprobs: dict[int, float]) -> float:
-    best = sorted(logprobs.values(), reverse=True)
-    return best[0] - best[1]
