@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Saves never take more of the engine's pages than this part, while requests run and when they finish.
 _HELD_SHARE_RUNNING = 4
 _HELD_SHARE_FINISHED = 2
-# An idle engine goes on stepping at most this long to give pages of saves back.
+# An idle engine goes on stepping at most this long to give pages back.
 _LINGER_S = 2.0
 _STATS_INTERVAL_S = 0.5
 
@@ -110,7 +110,7 @@ class SchedulerHalf:
         self._failed_loads: list[str] = []  # never reached the data plane
         self._held: Counter[int] = Counter()  # references that we took, by page
         self._quarantined: Counter[int] = Counter()  # those of them for failed loads
-        self._last_save = float("-inf")
+        self._last_hold = float("-inf")
         self._last_stats = float("-inf")
         self._dropped_chunks = 0
 
@@ -231,7 +231,6 @@ class SchedulerHalf:
         if not hold:
             return False
         self._hold(hold)
-        self._last_save = self._clock()
         return True
 
     def worker_reported(self, output: Any) -> None:
@@ -283,6 +282,7 @@ class SchedulerHalf:
             return
         self._pool.touch([self._pool.blocks[page] for page in pages])
         self._held.update(pages)
+        self._last_hold = self._clock()
 
     def _release(self) -> None:
         if self._pool is None:
@@ -302,8 +302,12 @@ class SchedulerHalf:
     # --- the rest -------------------------------------------------------------------------------
 
     def wants_steps(self) -> bool:
-        """True for a moment after the last save, so that an idle engine gives its pages back."""
-        return self._held_for_saves() > 0 and self._clock() - self._last_save < _LINGER_S
+        """True for a moment after pages were last held, so that an idle engine gives them back. vLLM asks
+        also after each call from outside: later releases are taken then, without any step."""
+        if not self._held:
+            return False
+        self._guard.run("has_pending_push_work", self._release, None)
+        return bool(self._held) and self._clock() - self._last_hold < _LINGER_S
 
     def reset_cache(self) -> bool:
         """Weights may have changed: what is known of running requests must neither hit nor be saved, and

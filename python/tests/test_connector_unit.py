@@ -282,6 +282,9 @@ def test_an_idle_engine_steps_on_only_briefly_to_give_pages_back(engine: Engine)
     assert engine.half.wants_steps()
     engine.now += 10
     assert not engine.half.wants_steps()
+    engine.manager.releases = [1, 2, 3, 4, 5, 6]
+    assert not engine.half.wants_steps()
+    assert engine.pool.references() == {}
 
 
 def test_a_release_of_pages_that_are_not_held_is_ignored(engine: Engine) -> None:
