@@ -32,6 +32,8 @@ Status Fail(StatusCode code, std::string_view why) {
 
 // The functions used here, found at run time: a data plane that is not configured for UCX never has
 // it in its process.
+// The formatter does not settle on one form of this list.
+// clang-format off
 #define SS_UCX_FUNCTIONS(X)                                                              \
   X(ucp_get_version)                                                                     \
   X(ucp_config_read)                                                                     \
@@ -40,6 +42,7 @@ Status Fail(StatusCode code, std::string_view why) {
           X(ucp_ep_rkey_unpack) X(ucp_rkey_destroy) X(ucp_put_nbx) X(ucp_get_nbx)        \
               X(ucp_ep_flush_nbx) X(ucp_request_check_status) X(ucp_request_free)        \
                   X(ucs_status_string)
+// clang-format on
 
 struct UcxLibrary {
 #define SS_UCX_MEMBER(name) decltype(&::name) name = nullptr;

@@ -64,7 +64,7 @@ class KvDeviceContract : public ::testing::TestWithParam<const char*> {
 TEST_P(KvDeviceContract, WritesRunsAtOddOffsetsAndSizes) {
   const struct {
     uint64_t offset, bytes;
-  } places[] = {{0, 1},        {4031, 2},   {4032 + 4096, 4096}, {13001, 65537},        {100003, 63},
+  } places[] = {{0, 1},        {4031, 2},   {4032 + 4096, 4096}, {13001, 65537},       {100003, 63},
                 {200000, 128}, {300001, 0}, {1 << 20, 5 << 20},  {kRegionBytes - 3, 3}};
   std::vector<std::vector<std::byte>> buffers;
   std::vector<TransferRun> runs;
