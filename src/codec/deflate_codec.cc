@@ -1,12 +1,13 @@
-// Encoded block, bits in Deflate's order (least significant first):
+// Encoded block, bits in Deflate's order (least significant first; RFC 1951, 3.2.7):
 //
-//   1 bit final = 1 | 2 bits type = dynamic Huffman | code tables | one code per byte | end of
+//   1 bit final = 1 | 2 bits type = 2 | 5 bits HLIT = 0 | 5 bits HDIST = 1 | 4 bits HCLEN
+//   code length code | lengths of 257 literal and 2 distance codes | one code per byte | end of
 //   block
 //
-// ISA-L builds the code tables and their header from the block's histogram; its own compressor
-// would look for matches, so the literals are written here. Its decoder looks codes up by 12 bits
-// and falls back to a second table for longer ones: rare bytes are given a floor of 1/4096 of the
-// block, which keeps all codes in the first table and costs under 0.1 % of size.
+// The compressors of ISA-L and zlib look for matches or are slow (and ISA-L gives codes to all
+// match lengths, which costs 4 % of size on exponents and two thirds of its own decoder's speed),
+// so the block is written here. The two distance codes are never used: not every decoder takes
+// fewer.
 #include "codec/deflate_codec.h"
 
 #include <isa-l/igzip_lib.h>
@@ -18,14 +19,28 @@
 #include <limits>
 #include <string>
 
+#include "codec/huffman.h"
+
 namespace shadowserve {
 namespace {
 
 constexpr size_t kLiterals = 256;
 constexpr size_t kEndOfBlock = 256;
-constexpr size_t kRareByteFloor = 4096;  // one in so many; see above
-// Deflate codes are at most 15 bits: this many fit a 64-bit buffer that holds up to 7 bits already.
-constexpr size_t kCodesPerFlush = 3;
+constexpr size_t kDistanceCodes = 2;
+// ISA-L's decoder looks codes up by 12 bits and takes longer ones from a second table.
+constexpr uint32_t kLiteralBitsMax = 12;
+// This many fit a 64-bit buffer that holds up to 7 bits already.
+constexpr size_t kCodesPerFlush = 4;
+static_assert(7 + kCodesPerFlush * kLiteralBitsMax < 64);
+
+// Code lengths are sent as symbols 0..15 and three kinds of runs.
+constexpr size_t kLengthSymbols = 19;
+constexpr uint32_t kLengthBitsMax = 7;
+constexpr uint8_t kRepeatLast = 16;  // 3..6 times, 2 bits
+constexpr uint8_t kZeros = 17;       // 3..10 of them, 3 bits
+constexpr uint8_t kManyZeros = 18;   // 11..138 of them, 7 bits
+constexpr std::array<uint8_t, kLengthSymbols> kLengthOrder = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
+                                                              11, 4,  12, 3, 13, 2, 14, 1, 15};
 
 using Histogram = std::array<uint32_t, kLiterals>;
 
@@ -50,7 +65,7 @@ class BitWriter {
  public:
   BitWriter(std::byte* begin, std::byte* end) : next_(begin), end_(end) {}
 
-  // REQUIRES: bits held and added since the last Flush <= 64.
+  // REQUIRES: bits held and added since the last flush < 64.
   void Add(uint64_t bits, uint32_t count) {
     held_ |= bits << held_count_;
     held_count_ += count;
@@ -71,15 +86,11 @@ class BitWriter {
     Flush();
     if (held_count_ > 0) *next_++ = static_cast<std::byte>(held_);
   }
-  void AddBytes(const uint8_t* bytes, size_t count) {
-    std::memcpy(next_, bytes, count);
-    next_ += count;
-  }
 
  private:
   void Advance() {
     next_ += held_count_ / 8;
-    held_ >>= held_count_ & ~7U;  // at most 56: Add leaves no full 64 bits, see kCodesPerFlush
+    held_ >>= held_count_ & ~7U;  // at most 56, since fewer than 64 bits are held
     held_count_ &= 7;
   }
 
@@ -89,17 +100,131 @@ class BitWriter {
   uint32_t held_count_ = 0;
 };
 
+// One symbol of the code length alphabet with its extra bits.
+struct LengthToken {
+  uint8_t symbol;
+  uint8_t extra_bits;
+  uint8_t extra;
+};
+
+// The code tables of a block and how they are sent.
+struct BlockCode {
+  std::array<uint8_t, kEndOfBlock + 1> lengths;
+  std::array<uint16_t, kEndOfBlock + 1> codes;
+  std::array<LengthToken, kEndOfBlock + 1 + kDistanceCodes> tokens;
+  size_t token_count = 0;
+  std::array<uint8_t, kLengthSymbols> token_lengths;
+  std::array<uint16_t, kLengthSymbols> token_codes;
+  size_t token_lengths_sent = 0;  // HCLEN + 4
+  uint64_t bits = 0;              // of the whole block
+
+  explicit BlockCode(const Histogram& counts) {
+    std::array<uint32_t, kEndOfBlock + 1> weights;
+    std::copy(counts.begin(), counts.end(), weights.begin());
+    weights[kEndOfBlock] = 1;
+    BoundedCodeLengths(weights, kLiteralBitsMax, lengths);
+    CanonicalCodes(lengths, codes);
+    ListTokens();
+    std::array<uint32_t, kLengthSymbols> token_counts = {};
+    for (size_t i = 0; i < token_count; ++i) ++token_counts[tokens[i].symbol];
+    BoundedCodeLengths(token_counts, kLengthBitsMax, token_lengths);
+    CanonicalCodes(token_lengths, token_codes);
+    token_lengths_sent = kLengthSymbols;
+    while (token_lengths[kLengthOrder[token_lengths_sent - 1]] == 0) --token_lengths_sent;
+
+    bits = 3 + 5 + 5 + 4 + 3 * token_lengths_sent;
+    for (size_t i = 0; i < token_count; ++i) {
+      bits += token_lengths[tokens[i].symbol] + tokens[i].extra_bits;
+    }
+    for (size_t value = 0; value <= kEndOfBlock; ++value) {
+      bits += uint64_t{weights[value]} * lengths[value];
+    }
+  }
+
+  size_t bytes() const { return static_cast<size_t>((bits + 7) / 8); }
+
+ private:
+  void AddToken(uint8_t symbol, uint32_t extra_bits, size_t extra) {
+    tokens[token_count++] = {symbol, static_cast<uint8_t>(extra_bits), static_cast<uint8_t>(extra)};
+  }
+
+  void ListTokens() {
+    std::array<uint8_t, kEndOfBlock + 1 + kDistanceCodes> sent;
+    std::fill(std::copy(lengths.begin(), lengths.end(), sent.begin()), sent.end(), uint8_t{1});
+    for (size_t i = 0; i < sent.size();) {
+      size_t run = 1;
+      while (i + run < sent.size() && sent[i + run] == sent[i]) ++run;
+      if (sent[i] == 0 && run >= 3) {
+        run = std::min<size_t>(run, 138);
+        run >= 11 ? AddToken(kManyZeros, 7, run - 11) : AddToken(kZeros, 3, run - 3);
+      } else if (i > 0 && sent[i] == sent[i - 1] && run >= 3) {
+        run = std::min<size_t>(run, 6);
+        AddToken(kRepeatLast, 2, run - 3);
+      } else {
+        run = 1;
+        AddToken(sent[i], 0, 0);
+      }
+      i += run;
+    }
+  }
+};
+
+void WriteTables(const BlockCode& code, BitWriter& writer) {
+  writer.Add(1, 1);
+  writer.Add(2, 2);
+  writer.Add(0, 5);
+  writer.Add(kDistanceCodes - 1, 5);
+  writer.Add(code.token_lengths_sent - 4, 4);
+  writer.Flush();
+  for (size_t i = 0; i < code.token_lengths_sent; ++i) {
+    writer.Add(code.token_lengths[kLengthOrder[i]], 3);
+    writer.Flush();
+  }
+  for (size_t i = 0; i < code.token_count; ++i) {
+    const LengthToken& token = code.tokens[i];
+    writer.Add(code.token_codes[token.symbol], code.token_lengths[token.symbol]);
+    writer.Add(token.extra, token.extra_bits);
+    writer.Flush();
+  }
+}
+
+// REQUIRES: out.size() == code.bytes().
+void WriteBlock(const BlockCode& code, std::span<const std::byte> symbols,
+                std::span<std::byte> out) {
+  std::array<uint32_t, kLiterals> codes;  // code | length << 16
+  for (size_t value = 0; value < kLiterals; ++value) {
+    codes[value] = code.codes[value] | uint32_t{code.lengths[value]} << 16;
+  }
+  BitWriter writer(out.data(), out.data() + out.size());
+  WriteTables(code, writer);
+  const auto add = [&](std::byte symbol) {
+    const uint32_t entry = codes[std::to_integer<uint8_t>(symbol)];
+    writer.Add(entry & 0xFFFF, entry >> 16);
+  };
+  size_t i = 0;
+  for (; i + kCodesPerFlush <= symbols.size() && writer.CanFlushFast(); i += kCodesPerFlush) {
+    for (size_t k = 0; k < kCodesPerFlush; ++k) add(symbols[i + k]);
+    writer.FlushFast();
+  }
+  for (; i < symbols.size(); ++i) {
+    add(symbols[i]);
+    writer.Flush();
+  }
+  writer.Add(code.codes[kEndOfBlock], code.lengths[kEndOfBlock]);
+  writer.Finish();
+}
+
 class DeflateCodec final : public BlockCodec {
  public:
   DeflateCodec() { isal_inflate_init(&inflate_); }
 
   size_t Encode(std::span<const std::byte> symbols, std::span<std::byte> out) override {
-    if (symbols.empty() || symbols.size() > std::numeric_limits<uint32_t>::max()) return 0;
-    const Histogram counts = CountBytes(symbols);
-    if (!BuildTables(counts, symbols.size())) return 0;
-    const size_t used = EncodedBytes(counts);
+    // The bound keeps all sums of counts in 32 bits; it is far above any block.
+    if (symbols.empty() || symbols.size() > std::numeric_limits<uint32_t>::max() / 2) return 0;
+    const BlockCode code(CountBytes(symbols));
+    const size_t used = code.bytes();
     if (used >= std::min(symbols.size(), out.size())) return 0;
-    WriteBlock(symbols, out.first(used));
+    WriteBlock(code, symbols, out.first(used));
     return used;
   }
 
@@ -126,57 +251,7 @@ class DeflateCodec final : public BlockCodec {
   }
 
  private:
-  bool BuildTables(const Histogram& counts, size_t total) {
-    // The histogram's tail, a hash table for match finding, is not read here.
-    std::fill(std::begin(histogram_.lit_len_histogram), std::end(histogram_.lit_len_histogram), 0);
-    std::fill(std::begin(histogram_.dist_histogram), std::end(histogram_.dist_histogram), 0);
-    const uint32_t floor = static_cast<uint32_t>(total / kRareByteFloor) + 1;
-    for (size_t value = 0; value < kLiterals; ++value) {
-      if (counts[value] > 0) histogram_.lit_len_histogram[value] = std::max(counts[value], floor);
-    }
-    histogram_.lit_len_histogram[kEndOfBlock] = 1;
-    return isal_create_hufftables_subset(&tables_, &histogram_) == 0;
-  }
-
-  size_t EncodedBytes(const Histogram& counts) const {
-    uint64_t bits = uint64_t{tables_.deflate_hdr_count} * 8 + tables_.deflate_hdr_extra_bits +
-                    tables_.lit_table_sizes[kEndOfBlock];
-    for (size_t value = 0; value < kLiterals; ++value) {
-      bits += uint64_t{counts[value]} * tables_.lit_table_sizes[value];
-    }
-    return static_cast<size_t>((bits + 7) / 8);
-  }
-
-  void WriteBlock(std::span<const std::byte> symbols, std::span<std::byte> out) {
-    std::array<uint32_t, kLiterals> codes;  // code | length << 16
-    for (size_t value = 0; value < kLiterals; ++value) {
-      codes[value] = tables_.lit_table[value] | uint32_t{tables_.lit_table_sizes[value]} << 16;
-    }
-    BitWriter writer(out.data(), out.data() + out.size());
-    writer.AddBytes(tables_.deflate_hdr, tables_.deflate_hdr_count);
-    writer.Add(tables_.deflate_hdr[tables_.deflate_hdr_count] &
-                   ((1U << tables_.deflate_hdr_extra_bits) - 1),
-               tables_.deflate_hdr_extra_bits);
-    const auto add = [&](std::byte symbol) {
-      const uint32_t code = codes[std::to_integer<uint8_t>(symbol)];
-      writer.Add(code & 0xFFFF, code >> 16);
-    };
-    size_t i = 0;
-    for (; i + kCodesPerFlush <= symbols.size() && writer.CanFlushFast(); i += kCodesPerFlush) {
-      for (size_t k = 0; k < kCodesPerFlush; ++k) add(symbols[i + k]);
-      writer.FlushFast();
-    }
-    for (; i < symbols.size(); ++i) {
-      add(symbols[i]);
-      writer.Flush();
-    }
-    writer.Add(tables_.lit_table[kEndOfBlock], tables_.lit_table_sizes[kEndOfBlock]);
-    writer.Finish();
-  }
-
   inflate_state inflate_;
-  isal_huff_histogram histogram_ = {};
-  isal_hufftables tables_ = {};
 };
 
 }  // namespace
