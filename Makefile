@@ -4,7 +4,7 @@ PYTHON_RUN := .venv/bin/python
 PROGRAMS := shadowserved shadowctl _core
 CC_SOURCES = $(shell git ls-files '*.cc' '*.h')
 
-.PHONY: setup build programs test demo soak lint format tidy fuzz clean help
+.PHONY: setup build programs test demo lint format tidy fuzz clean help
 
 setup: ## install packages and the virtual environment (quick when nothing changed)
 	@scripts/setup.sh
@@ -20,9 +20,6 @@ test: setup ## all tests: checks, C++ (plain, ASan+UBSan, TSan), short fuzzing, 
 
 demo: programs ## the main job on a real vLLM; writes out/demo/report.json and report.png
 	@$(PYTHON_RUN) scripts/demo.py
-
-soak: build ## long runs under seeded faults, without and with a real vLLM
-	@$(PYTHON_RUN) scripts/soak.py
 
 lint: setup ## the quick checks: ruff, mypy, layers, clang-format
 	@$(PYTHON_RUN) scripts/run_tests.py --only lint
