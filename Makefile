@@ -4,7 +4,7 @@ PYTHON_RUN := .venv/bin/python
 PROGRAMS := shadowserved shadowctl _core
 CC_SOURCES = $(shell git ls-files '*.cc' '*.h')
 
-.PHONY: setup build programs test demo lint format tidy fuzz clean help
+.PHONY: setup build programs test sanitize demo lint format tidy fuzz clean help
 
 setup: ## install packages and the virtual environment (quick when nothing changed)
 	@scripts/setup.sh
@@ -15,8 +15,11 @@ build: setup ## build everything: programs, tests, benches, Python extension
 programs: setup ## build only what runs: shadowserved, shadowctl, Python extension
 	@scripts/build.sh release $(PROGRAMS)
 
-test: setup ## all tests: checks, C++ (plain, ASan+UBSan, TSan), short fuzzing, Python, real vLLM
+test: setup ## checks, C++ tests, Python tests, real vLLM
 	@$(PYTHON_RUN) scripts/run_tests.py
+
+sanitize: setup ## C++ tests under ASan+UBSan and TSan, every fuzzer for a short time
+	@$(PYTHON_RUN) scripts/run_tests.py --only asan,tsan,fuzz
 
 demo: programs ## the main job on a real vLLM; writes out/demo/report.json and report.png
 	@$(PYTHON_RUN) scripts/demo.py
