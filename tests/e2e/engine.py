@@ -68,6 +68,7 @@ class Engine:
         self._progress: dict[str, Callable[[int], None]] = {}
         self._lock = threading.Lock()
         self._ready: Future[int] = Future()
+        self._exited = threading.Event()
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._process = self._spawn()
@@ -202,6 +203,7 @@ class Engine:
                 number, error, result = self._connection.recv()
                 self._deliver(number, error, result)
         except (EOFError, OSError):
+            self._exited.wait(10)  # to tell the exit status; a pipe that breaks without an exit fails as well
             self._fail_all()
 
     def _deliver(self, number: int, error: str | None, result: Any) -> None:
@@ -218,6 +220,7 @@ class Engine:
 
     def _watch(self) -> None:
         self._process.wait()
+        self._exited.set()
         self._fail_all()
 
     def _fail_all(self) -> None:

@@ -98,14 +98,6 @@ def test_salts_separate_and_the_same_salt_shares(rig: Rig) -> None:
     rig.expect_hit(tokens, 1024, reference, salt="tenant a")
 
 
-def test_a_reset_with_the_connector_starts_a_new_namespace(rig: Rig) -> None:
-    tokens = prompt(1100, 7)
-    rig.save(tokens)
-    rig.forget()
-    assert rig.engine.reset_local_cache(connector=True)
-    assert rig.engine.generate(tokens, OUTPUT_TOKENS).cached == 0
-
-
 def test_the_comparison_tells_two_prompts_apart(rig: Rig) -> None:
     first = rig.engine.generate(prompt(600, 8), OUTPUT_TOKENS)
     second = rig.engine.generate(prompt(600, 9), OUTPUT_TOKENS)

@@ -30,7 +30,9 @@ def test_fetched_pages_equal_the_saved_ones_byte_for_byte(rig: Rig, other_rig: R
     tokens = prompt(1300, 22)
     rig.save(tokens)
     saved = digests(rig.engine, tokens, "saved")
+    before = other_rig.fetched()
     fetched = digests(other_rig.engine, tokens, "fetched")
+    assert other_rig.fetched() - before == 1280
     assert len(saved) == 5
     assert fetched == saved
     other_rig.forget()
