@@ -1,8 +1,10 @@
 #include "app/config.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <fstream>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,9 +23,16 @@ class ConfigTest : public ::testing::Test {
  protected:
   // Writes a config file and returns its path.
   std::string File(std::string_view text) {
-    const std::string path = ::testing::TempDir() + "shadowserve_config_test.toml";
+    // A name of its own: tests of one program run side by side.
+    const std::string path =
+        fmt::format("{}shadowserve_config_test.{}.toml", ::testing::TempDir(), getpid());
     std::ofstream(path, std::ios::trunc) << text;
+    files_.insert(path);
     return path;
+  }
+
+  ~ConfigTest() override {
+    for (const std::string& path : files_) unlink(path.c_str());
   }
 
   static Config Load(const std::vector<std::string>& arguments,
@@ -48,6 +57,9 @@ class ConfigTest : public ::testing::Test {
     EXPECT_THAT(message, Not(HasSubstr("\n")));
     return message;
   }
+
+ private:
+  std::set<std::string> files_;
 };
 
 TEST_F(ConfigTest, DefaultsPassTheirOwnChecks) {
