@@ -1,7 +1,7 @@
 # `make help` lists the commands. All of them install what is missing first (scripts/setup.sh).
 .DEFAULT_GOAL := help
 PYTHON_RUN := .venv/bin/python
-PROGRAMS := shadowserved shadowctl _core
+PROGRAMS := shadowserved shadowctl _core shadowserved_control_path
 CC_SOURCES = $(shell git ls-files '*.cc' '*.h')
 
 .PHONY: setup build programs test sanitize demo lint format tidy fuzz clean help

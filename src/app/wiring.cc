@@ -34,7 +34,7 @@ class WiredDaemon final : public Daemon {
  public:
   ~WiredDaemon() override { Stop(); }
 
-  Status Start(const Config& config) {
+  Status Start(const Config& config, bool control_path_only) {
     // Before any thread exists: gRPC's and the store's threads inherit it, so that nothing of the
     // data plane ever runs on the engine's cores.
     SS_TRY(PinThisThread(config.cores));
@@ -57,7 +57,7 @@ class WiredDaemon final : public Daemon {
     const SideServerOptions side_options{engine_options.side_socket, engine_options.incarnation,
                                          static_cast<mode_t>(config.listen_mode), &clock_};
     engines_ = std::make_unique<Engines>(engine_options, &metrics_, &clock_);
-    SS_TRY(StartPlane(config, std::move(store)));
+    SS_TRY(StartPlane(config, control_path_only, std::move(store)));
     SS_TRY(StartMetrics(config));
     if (!listen.path.empty()) SS_TRY(ClaimSocketPath(listen.path));
     SS_TRY(StartSide(side_options));
@@ -78,12 +78,13 @@ class WiredDaemon final : public Daemon {
   }
 
  private:
-  Status StartPlane(const Config& config, std::unique_ptr<Store> store) {
+  Status StartPlane(const Config& config, bool control_path_only, std::unique_ptr<Store> store) {
     DataPlane::Options options;
     options.slab_bytes = config.slab_size;
     options.fetch_slabs = config.fetch_slabs();
     options.save_slabs = config.save_slabs();
     options.fetch.joins_inflight_max = config.store_max_inflight;
+    options.fetch.control_path_only = control_path_only;
     options.cpus = config.cores;
     SS_TRY_ASSIGN(plane_,
                   DataPlane::Create(options, std::move(store), &metrics_, &clock_, engines_.get()));
@@ -133,9 +134,9 @@ class WiredDaemon final : public Daemon {
 
 }  // namespace
 
-Result<std::unique_ptr<Daemon>> Daemon::Start(const Config& config) {
+Result<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, bool control_path_only) {
   auto daemon = std::make_unique<WiredDaemon>();
-  SS_TRY(daemon->Start(config));
+  SS_TRY(daemon->Start(config, control_path_only));
   return std::unique_ptr<Daemon>(std::move(daemon));
 }
 

@@ -15,8 +15,9 @@ namespace shadowserve {
 class Daemon {
  public:
   virtual ~Daemon() = default;
-  // Errors name the key or address at fault.
-  static Result<std::unique_ptr<Daemon>> Start(const Config& config);
+  // Errors name the key or address at fault. `control_path_only`: see run_daemon.h.
+  static Result<std::unique_ptr<Daemon>> Start(const Config& config,
+                                               bool control_path_only = false);
   // Where sessions connect, with the port that was bound.
   virtual std::string address() const = 0;
   // Takes no new sessions, lets loads under way finish (bounded), drops saves, stops all threads.

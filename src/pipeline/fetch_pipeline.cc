@@ -147,8 +147,21 @@ bool FetchPipeline::FailOverdue() {
   return moved;
 }
 
+bool FetchPipeline::CompleteGranted() {
+  bool moved = false;
+  for (auto next = loads_.begin(); next != loads_.end();) {
+    Load* load = &*next++;
+    if (!load->spec.granted || load->stopping) continue;
+    load->next_chunk = static_cast<uint32_t>(load->spec.keys.size());
+    CompleteIfDone(load);
+    moved = true;
+  }
+  return moved;
+}
+
 bool FetchPipeline::Turn() {
   bool moved = FailOverdue();
+  if (options_.control_path_only) return CompleteGranted() || moved;
   moved |= Admit();
   moved |= ComputeStep();
   return moved;
@@ -256,9 +269,9 @@ void FetchPipeline::CompleteIfDone(Load* load) {
   if (load->status.ok()) {
     result.tokens = load->spec.keys.size() * kChunkTokens - load->spec.first_token;
     metrics_->fetch_tokens.Add(result.tokens);
+    metrics_->fetch_seconds.Observe(static_cast<double>(clock_->NowNs() - load->start_ns) * 1e-9);
   }
   metrics_->fetch_requests[FetchLabelOf(load->status.code())].Add();
-  metrics_->fetch_seconds.Observe(static_cast<double>(clock_->NowNs() - load->start_ns) * 1e-9);
   loads_.remove_if([load](const Load& other) { return &other == load; });
   events_->OnLoadDone(result);
 }

@@ -42,6 +42,9 @@ class FetchPipeline final : public StoreListener, public TransferListener {
 
   struct Options {
     uint32_t joins_inflight_max = 4;
+    // For measurements of the control path alone: a granted load ends well without a byte fetched.
+    // Its pages hold anything, so no config key reaches this (app/run_daemon.h).
+    bool control_path_only = false;
   };
   // All pointers outlive the pipeline.
   static Result<std::unique_ptr<FetchPipeline>> Create(const Options& options, SlabPool* slabs,
@@ -133,6 +136,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   static uint32_t SlabsPerJoin(const RankMemory& rank);
   Load* Find(uint64_t load_id);
   bool FailOverdue();
+  bool CompleteGranted();
   bool Admit();
   bool AdmitOne(Load* load);
   void OpenJoin(Join* join, Load* load, std::span<SlabLease> leases);

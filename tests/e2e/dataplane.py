@@ -51,6 +51,7 @@ class DataPlane:
             "SHADOWSERVE_CODEC_LOSSLESS": lossless,
             **(environment or {}),
         }
+        self._program = DAEMON
         self._cores = cores
         self._arguments = list(arguments)
         self._process: subprocess.Popen[str] | None = None
@@ -58,7 +59,7 @@ class DataPlane:
 
     def start(self, timeout_s: float = 30) -> None:
         self.store_folder.mkdir(exist_ok=True)
-        command = [str(DAEMON), "--listen", self.address, "--store", self.store]
+        command = [str(self._program), "--listen", self.address, "--store", self.store]
         command += ["--metrics", f"127.0.0.1:{self.metrics_port}", *self._arguments]
         if self._cores:
             command += ["--cores", ",".join(map(str, self._cores))]
@@ -88,6 +89,13 @@ class DataPlane:
         status = self._process.wait(60)
         self._process = None
         return status
+
+    def restart(self, program: Path = DAEMON, cores: Sequence[int] | None = None) -> None:
+        """Stops it and starts another program, or the same on other cores, at the same address and store."""
+        self.stop()
+        self._program = program
+        self._cores = self._cores if cores is None else cores
+        self.start()
 
     def kill(self) -> None:
         if self._process is not None:
