@@ -15,10 +15,10 @@ build: setup ## build everything: programs, tests, benches, Python extension
 programs: setup ## build only what runs: shadowserved, shadowctl, Python extension
 	@scripts/build.sh release $(PROGRAMS)
 
-test: setup ## checks, C++ tests, Python tests, real vLLM
+test: setup ## all tests: checks, C++, sanitizers, fuzzers, Python, a real vLLM
 	@$(PYTHON_RUN) scripts/run_tests.py
 
-sanitize: setup ## C++ tests under ASan+UBSan and TSan, every fuzzer for a short time
+sanitize: setup ## only the C++ tests under ASan+UBSan and TSan, and the fuzzers
 	@$(PYTHON_RUN) scripts/run_tests.py --only asan,tsan,fuzz
 
 demo: programs ## the main job on a real vLLM; writes out/demo/report.json and report.png

@@ -14,7 +14,11 @@
 #include "quant/quant_numeric.h"
 
 // Tiles are arrays of vectors, which scalable vectors cannot form; their CPUs run the NEON code.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#ifndef SS_HWY_DISABLED_TARGETS  // more of them in sanitizer builds, which compile slowly
+#define SS_HWY_DISABLED_TARGETS 0
+#endif
+#define HWY_DISABLED_TARGETS \
+  (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | SS_HWY_DISABLED_TARGETS)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "quant/quant_highway.cc"
 #include <hwy/cache_control.h>
