@@ -235,9 +235,7 @@ constexpr std::array<ConfigKey, 17> kKeys = {{
 }  // namespace
 
 uint32_t Config::save_slabs() const {
-  const auto share =
-      static_cast<uint64_t>(static_cast<double>(slab_budget / slab_size) * save_share);
-  return static_cast<uint32_t>(std::max<uint64_t>(share, 2));
+  return SaveSlabs(slab_budget, slab_size, save_share);
 }
 
 uint32_t Config::fetch_slabs() const {

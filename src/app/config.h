@@ -20,6 +20,7 @@
 #include "base/result.h"
 #include "base/units.h"
 #include "format/object_name.h"
+#include "pipeline/tunables.h"
 
 namespace shadowserve {
 
@@ -29,7 +30,7 @@ struct Config {
   // In memory by default: it works everywhere without a directory to choose, and nothing derived
   // from users' prompts reaches a disk unless somebody asked for it.
   std::string store_url = "memory://?capacity=1GiB";
-  uint32_t store_max_inflight = 64;
+  uint32_t store_max_inflight = kJoinsInflightDefault;
   Profile codec_profile = Profile::kLossless;
   // Fastest in software: per core about 1.6 to 2.7 GB/s of symbols, against 0.4 to 1.0 for Deflate.
   CodecId codec_lossless = CodecId::kZstd;
@@ -37,11 +38,9 @@ struct Config {
   std::string codec_engine_device;
   uint32_t head_groups = 1;
   std::vector<int> cores;  // ascending; empty: no pinning
-  uint64_t slab_budget = 256 * kMiB;
-  // A layer range's KV is at most 4 MiB (format/kv_layout.h); the rest holds header, block table,
-  // side bytes, and blocks that did not shrink.
-  uint64_t slab_size = 4 * kMiB + 256 * kKiB;
-  double save_share = 0.25;
+  uint64_t slab_budget = kSlabBudgetDefault;
+  uint64_t slab_size = kSlabBytesDefault;
+  double save_share = kSaveShareDefault;
   std::string metrics_listen;  // empty: off
   double fetch_deadline_s = 30;
   std::string auth_key_file;

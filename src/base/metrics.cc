@@ -62,6 +62,10 @@ void AddFetchRows(const Metrics& metrics, RowList& rows) {
                metrics.stage_busy);
   rows.AddEach("shadowserve_stage_inflight", MetricType::kGauge,
                "Segments inside a stage at this moment.", "stage", metrics.stage_inflight);
+  rows.AddEach("shadowserve_stage_bytes_total", MetricType::kCounter,
+               "Bytes of memory that a stage read and wrote: what one pass over data touches, each "
+               "pass counted.",
+               "stage", metrics.stage_bytes);
   rows.Add("shadowserve_fetch_seconds", MetricType::kHistogram,
            "Seconds from a load's arrival to its last byte in the pages; successful loads only.",
            metrics.fetch_seconds);

@@ -150,6 +150,7 @@ struct Metrics {
   Labelled<DirectionLabel, Counter> kv_bytes;
   Labelled<StageLabel, BusyTime> stage_busy;
   Labelled<StageLabel, Gauge> stage_inflight;
+  Labelled<StageLabel, Counter> stage_bytes;
   Histogram fetch_seconds;
   // Set by the exporter's refresh callback, just before a scrape.
   Labelled<PoolLabel, Labelled<SlabStateLabel, Gauge>> slabs;

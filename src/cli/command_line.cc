@@ -23,11 +23,12 @@ struct VerbRow {
   const char* help;
 };
 
-constexpr std::array<VerbRow, 4> kVerbs = {{
+constexpr std::array<VerbRow, 5> kVerbs = {{
     {Verb::kStatus, "status", "what the data plane is, holds and does"},
     {Verb::kLookup, "lookup", "list stored objects; exits 1 when those asked for are not there"},
     {Verb::kVerify, "verify", "read and check stored objects; exits 1 when one is damaged"},
     {Verb::kEvict, "evict", "delete stored objects"},
+    {Verb::kBench, "bench", "measure without a daemon (see bench --help)"},
 }};
 
 Status Invalid(std::string_view message) {
@@ -79,7 +80,12 @@ Result<CommandLine> ParseCommandLine(std::span<const std::string> arguments) {
     CLI::App* verb = app.add_subcommand(row.name, row.help);
     verb->fallthrough();  // --connect and --format are taken after the verb too
     verb->callback([&line, &row] { line.verb = row.verb; });
-    if (row.verb == Verb::kStatus) continue;
+    if (row.verb == Verb::kBench) {  // has a command line of its own
+      verb->set_help_flag();
+      verb->prefix_command();
+      verb->fallthrough(false);
+    }
+    if (row.verb == Verb::kStatus || row.verb == Verb::kBench) continue;
     verb->add_option("object", selectors, "chunk keys (64 hex digits) or object names");
     if (row.verb == Verb::kEvict) verb->add_flag("--all", line.all, "every object of the store");
   }
@@ -96,8 +102,9 @@ Result<CommandLine> ParseCommandLine(std::span<const std::string> arguments) {
     return Invalid(std::string(error.what()) + " (see --help)");
   }
   if (app.get_subcommands().empty()) {
-    return Invalid("say what to do: status, lookup, verify or evict (see --help)");
+    return Invalid("say what to do: status, lookup, verify, evict or bench (see --help)");
   }
+  if (line.verb == Verb::kBench) line.bench = app.get_subcommand("bench")->remaining();
   if (format != "text" && format != "json") {
     return Invalid("--format: '" + format + "' is neither text nor json");
   }

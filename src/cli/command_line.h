@@ -11,7 +11,7 @@
 
 namespace shadowserve {
 
-enum class Verb : uint8_t { kStatus, kLookup, kVerify, kEvict };
+enum class Verb : uint8_t { kStatus, kLookup, kVerify, kEvict, kBench };
 enum class OutputFormat : uint8_t { kText, kJson };
 
 struct CommandLine {
@@ -24,6 +24,7 @@ struct CommandLine {
   std::vector<std::string> keys;   // chain keys, 64 hex digits
   std::vector<std::string> names;  // object names, format/object_name.h
   bool all = false;
+  std::vector<std::string> bench;  // what follows the verb bench
 };
 
 // `arguments`: without the program's name. kInvalidArgument is one line that names what is wrong.

@@ -24,8 +24,13 @@ int RunLookup(const CommandLine& line, std::ostream& out, std::ostream& err);
 int RunVerify(const CommandLine& line, std::ostream& out, std::ostream& err);
 int RunEvict(const CommandLine& line, std::ostream& out, std::ostream& err);
 
+// What runs the verb bench: bench/bench_command.h.
+using BenchRunner = int (*)(std::span<const std::string> arguments, bool json, std::ostream& out,
+                            std::ostream& err);
+
 // The whole program. `arguments`: without the program's name.
-int RunShadowctl(std::span<const std::string> arguments, std::ostream& out, std::ostream& err);
+int RunShadowctl(std::span<const std::string> arguments, std::ostream& out, std::ostream& err,
+                 BenchRunner bench);
 
 }  // namespace shadowserve
 

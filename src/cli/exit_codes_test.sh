@@ -30,7 +30,14 @@ expect() {
 expect 0 "" --help
 expect 0 "" evict --help
 expect 0 "" --version
-expect 2 "status, lookup, verify or evict"
+expect 0 "" bench --help
+expect 0 "" bench pipeline --help
+expect 2 "status, lookup, verify, evict or bench"
+expect 2 "pipeline, stages, codec or store" bench
+expect 2 "--colour" bench pipeline --colour
+expect 2 "fast" bench pipeline --profile fast
+expect 2 "--store" bench pipeline --store nonsense
+expect 2 "--cores" bench pipeline --cores 1,,2
 expect 2 "--colour" status --colour
 expect 2 "frobnicate" frobnicate
 expect 2 "yaml" status --format yaml

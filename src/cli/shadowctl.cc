@@ -4,7 +4,8 @@
 
 namespace shadowserve {
 
-int RunShadowctl(std::span<const std::string> arguments, std::ostream& out, std::ostream& err) {
+int RunShadowctl(std::span<const std::string> arguments, std::ostream& out, std::ostream& err,
+                 BenchRunner bench) {
   const Result<CommandLine> line = ParseCommandLine(arguments);
   if (!line.ok()) {
     err << "shadowctl: " << line.status().message() << "\n";
@@ -21,6 +22,8 @@ int RunShadowctl(std::span<const std::string> arguments, std::ostream& out, std:
       return RunLookup(*line, out, err);
     case Verb::kVerify:
       return RunVerify(*line, out, err);
+    case Verb::kBench:
+      return bench(line->bench, line->format == OutputFormat::kJson, out, err);
     case Verb::kEvict:
       break;
   }

@@ -86,7 +86,13 @@ class ShadowctlTest : public ::testing::Test {
     arguments.insert(arguments.begin(), {"--connect", address_});
     out_.str("");
     err_.str("");
-    return RunShadowctl(arguments, out_, err_);
+    return RunShadowctl(
+        arguments, out_, err_,
+        [](std::span<const std::string> bench, bool json, std::ostream& out, std::ostream&) {
+          out << (json ? "json" : "text");
+          for (const std::string& argument : bench) out << " " << argument;
+          return kExitDone;
+        });
   }
   std::string out() const { return out_.str(); }
   std::string err() const { return err_.str(); }
@@ -98,6 +104,13 @@ class ShadowctlTest : public ::testing::Test {
   std::ostringstream out_;
   std::ostringstream err_;
 };
+
+TEST_F(ShadowctlTest, BenchGetsItsArgumentsUntouched) {
+  ASSERT_EQ(Run({"--format", "json", "bench", "pipeline", "--profile", "q8", "--help"}), kExitDone);
+  EXPECT_EQ(out(), "json pipeline --profile q8 --help");
+  ASSERT_EQ(Run({"bench", "--format", "json"}), kExitDone);
+  EXPECT_EQ(out(), "text --format json");
+}
 
 TEST_F(ShadowctlTest, StatusAsTextHasStoreSlabsAndSessions) {
   auto& reply = plane_.status_reply;

@@ -58,6 +58,8 @@ void FetchPipeline::OnStore(uint64_t tag, StatusCode code, uint64_t bytes) {
     metrics_->stage_inflight[StageLabel::kNetwork].Add(-1);
     if (code == StatusCode::kOk) {
       metrics_->wire_bytes[DirectionLabel::kIn].Add(bytes);
+      // Written into the slab once; what the kernel or a card read to do so is not ours to know.
+      metrics_->stage_bytes[StageLabel::kNetwork].Add(bytes);
       join.load->wire_bytes += bytes;
     }
   }

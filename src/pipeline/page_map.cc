@@ -130,6 +130,12 @@ void RankMemory::AppendRuns(LayerRange range, std::span<const uint32_t> pages, u
   }
 }
 
+uint64_t PieceBytes(std::span<const PlanePiece> pieces, const SegmentShape& shape) {
+  uint64_t tokens = 0;
+  for (const PlanePiece& piece : pieces) tokens += piece.tokens;
+  return tokens * shape.head_dim * DtypeBytes(shape.dtype);
+}
+
 size_t RankMemory::pieces_max() const {
   return size_t{std::max(1U, kBlockSymbolsTarget / (kChunkTokens * layout_.head_dim))} *
          pages_per_chunk();

@@ -72,6 +72,9 @@ class RankMemory {
   uint32_t range_count_ = 0;
 };
 
+// KV bytes that the pieces hold.
+uint64_t PieceBytes(std::span<const PlanePiece> pieces, const SegmentShape& shape);
+
 }  // namespace shadowserve
 
 #endif  // SHADOWSERVE_PIPELINE_PAGE_MAP_H_

@@ -177,6 +177,7 @@ void SavePipeline::Gather(Save* save) {
                       source, &pieces_);
   }
   GatherPieces(save->shape, pieces_, save->values.bytes().first(save->shape.raw_bytes()));
+  metrics_->stage_bytes[StageLabel::kRead].Add(2 * PieceBytes(pieces_, save->shape));
   metrics_->stage_busy[StageLabel::kRead].AddNs(clock_->NowNs() - start_ns);
   if (save->next_block < blocks) return;
   save->step = Step::kEncoding;

@@ -57,10 +57,22 @@ Status SegmentDecoder::DecodeBlock() {
       .DequantizeBlock(task_.shape, block.range, reader_->side(), block.plain(), symbols, pieces_,
                        task_.rank->direct());
   metrics_->stage_busy[StageLabel::kDequantize].AddNs(clock_->NowNs() - decoded_ns);
-  uint64_t values = 0;
-  for (const PlanePiece& piece : pieces_) values += piece.tokens;
-  kv_bytes_ += values * task_.shape.head_dim * DtypeBytes(task_.shape.dtype);
+  CountBytes(block);
   return OkStatus();
+}
+
+void SegmentDecoder::CountBytes(const BlockView& block) {
+  const uint64_t decoded =
+      block.codec == CodecId::kNone ? 0 : block.coded().size() + block.symbol_bytes;
+  metrics_->stage_bytes[StageLabel::kDecode].Add(block.stored.size() + decoded);
+  const uint64_t written = PieceBytes(pieces_, task_.shape);
+  const uint64_t block_bytes = uint64_t{block.range.elements} * DtypeBytes(task_.shape.dtype);
+  const uint64_t read = (block.plain_bytes + block.symbol_bytes) * written / block_bytes;
+  // A staging slab is written here, pages by their transfer.
+  const bool direct = task_.rank->direct();
+  metrics_->stage_bytes[StageLabel::kDequantize].Add(direct ? read : read + written);
+  if (direct) metrics_->stage_bytes[StageLabel::kWrite].Add(written);
+  kv_bytes_ += written;
 }
 
 }  // namespace shadowserve

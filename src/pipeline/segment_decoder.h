@@ -54,6 +54,7 @@ class SegmentDecoder {
   SegmentDecoder(Coders coders, Metrics* metrics, const Clock* clock)
       : coders_(std::move(coders)), metrics_(metrics), clock_(clock) {}
   Status DecodeBlock();
+  void CountBytes(const BlockView& block);
 
   Coders coders_;
   Metrics* metrics_;

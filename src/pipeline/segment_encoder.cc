@@ -41,6 +41,8 @@ std::span<const std::byte> SegmentEncoder::Step() {
       .QuantizeBlock(shape_, block, values_, writer_->side(), space.first(plain_bytes), symbols);
   const int64_t quantized_ns = clock_->NowNs();
   metrics_->stage_busy[StageLabel::kQuantize].AddNs(quantized_ns - start_ns);
+  metrics_->stage_bytes[StageLabel::kQuantize].Add(
+      size_t{block.elements} * DtypeBytes(shape_.dtype) + plain_bytes + symbol_bytes);
   size_t coded_bytes = coding ? coders_.codec(name_.codec).Encode(symbols, coded) : 0;
   if (coded_bytes > 0) {
     writer_->FinishBlock(name_.codec, static_cast<uint32_t>(coded_bytes));
@@ -48,6 +50,10 @@ std::span<const std::byte> SegmentEncoder::Step() {
     if (coding) std::copy(symbols.begin(), symbols.end(), coded.begin());
     writer_->FinishBlock(CodecId::kNone, static_cast<uint32_t>(symbol_bytes));
   }
+  const size_t stored_bytes = coded_bytes > 0 ? coded_bytes : symbol_bytes;
+  // Read and written by the coder, where there is one, and read again by the checksum.
+  metrics_->stage_bytes[StageLabel::kEncode].Add((coding ? symbol_bytes + stored_bytes : 0) +
+                                                 plain_bytes + stored_bytes);
   std::span<const std::byte> object;
   if (writer_->done()) object = writer_->Finish();
   metrics_->stage_busy[StageLabel::kEncode].AddNs(clock_->NowNs() - quantized_ns);

@@ -30,6 +30,9 @@ bool TransferPort::Submit(TransferListener* listener, KvDevice* device, bool wri
   const bool accepted = device->Submit(std::span(&transfer, 1)) == 1;
   metrics_->stage_busy[StageOf(write)].AddNs(clock_->NowNs() - start_ns);
   if (!accepted) return false;
+  uint64_t bytes = 0;
+  for (const TransferRun& run : runs) bytes += run.local.size();
+  metrics_->stage_bytes[StageOf(write)].Add(2 * bytes);
   metrics_->stage_inflight[StageLabel::kWrite].Add(1);
   const auto found = std::find_if(devices_.begin(), devices_.end(),
                                   [device](const InFlight& d) { return d.device == device; });

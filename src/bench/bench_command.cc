@@ -1,0 +1,266 @@
+#include "bench/bench_command.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <thread>
+
+#include "base/version.h"
+#include "bench/bench_options.h"
+#include "bench/bench_rig.h"
+#include "bench/stage_runs.h"
+#include "cli/commands.h"
+#include "flow/affinity.h"
+
+namespace shadowserve {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr double kGigabyte = 1e9;
+
+// Lines of progress for who waits at a terminal.
+class Progress {
+ public:
+  explicit Progress(std::ostream& err) : err_(err), shown_(::isatty(STDERR_FILENO) == 1) {}
+  void Say(std::string_view what) {
+    if (shown_) err_ << "bench: " << what << "\n" << std::flush;
+  }
+
+ private:
+  std::ostream& err_;
+  bool shown_;
+};
+
+std::string CpuModel() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(cpuinfo, line)) {
+    if (!line.starts_with("model name")) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown";
+}
+
+double ProcessCpuSeconds() {
+  rusage usage = {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+struct Counts {
+  double seconds = 0;
+  double cpu_seconds = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t wire_bytes = 0;
+  uint64_t moved_bytes = 0;
+};
+
+Counts CountsOf(const BenchRig& rig) {
+  const Metrics& metrics = rig.metrics();
+  Counts counts;
+  counts.seconds = static_cast<double>(rig.clock().NowNs()) * 1e-9;
+  counts.cpu_seconds = ProcessCpuSeconds();
+  counts.kv_bytes = metrics.kv_bytes[DirectionLabel::kIn].value();
+  counts.wire_bytes = metrics.wire_bytes[DirectionLabel::kIn].value();
+  for (const StageLabel stage :
+       {StageLabel::kNetwork, StageLabel::kDecode, StageLabel::kDequantize, StageLabel::kWrite}) {
+    counts.moved_bytes += metrics.stage_bytes[stage].value();
+  }
+  return counts;
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+struct PipelineRates {
+  std::vector<double> windows;  // KV bytes/s
+  double kv = 0;                // median
+  double kv_per_cpu_second = 0;
+  double wire = 0;
+  double moved_per_wire_byte = 0;
+};
+
+Result<PipelineRates> RunPipeline(BenchRig& rig, Progress& progress) {
+  const auto wait = [](double seconds) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+  };
+  const BenchOptions& options = rig.options();
+  rig.StartLoads();
+  progress.Say("warming up");
+  wait(options.warmup_seconds);
+  progress.Say("measuring the pipeline");
+  PipelineRates rates;
+  std::vector<double> per_cpu;
+  const Counts first = CountsOf(rig);
+  Counts before = first;
+  for (uint32_t window = 0; window < options.windows; ++window) {
+    wait(options.window_seconds);
+    const Counts now = CountsOf(rig);
+    const auto kv_bytes = static_cast<double>(now.kv_bytes - before.kv_bytes);
+    rates.windows.push_back(kv_bytes / (now.seconds - before.seconds));
+    per_cpu.push_back(kv_bytes / (now.cpu_seconds - before.cpu_seconds));
+    before = now;
+  }
+  SS_TRY(rig.StopLoads());
+  if (before.kv_bytes == first.kv_bytes || before.wire_bytes == first.wire_bytes) {
+    return Status(StatusCode::kUnavailable, "nothing was loaded within the windows");
+  }
+  const auto wire_bytes = static_cast<double>(before.wire_bytes - first.wire_bytes);
+  rates.kv = Median(rates.windows);
+  rates.kv_per_cpu_second = Median(per_cpu);
+  rates.wire = rates.kv * wire_bytes / static_cast<double>(before.kv_bytes - first.kv_bytes);
+  rates.moved_per_wire_byte =
+      static_cast<double>(before.moved_bytes - first.moved_bytes) / wire_bytes;
+  return rates;
+}
+
+Json Circumstances(const BenchRig& rig) {
+  const BenchOptions& options = rig.options();
+  return {{"bench", BenchVerbName(options.verb)},
+          {"version", Version()},
+          {"profile", ProfileName(options.profile)},
+          {"lossless", CodecName(options.lossless)},
+          {"store", options.store_url.empty()
+                        ? "disk, temporary, page cache warm"
+                        : options.store_url.substr(0, options.store_url.find("://"))},
+          {"device", rig.rank().device().kind()},
+          {"emulated", true},
+          {"cpu", CpuModel()},
+          {"cores", options.cores},
+          {"pages", BenchPagesName(options.pages)},
+          {"page_tokens", options.page_tokens},
+          {"model",
+           {{"layers", options.model.layers},
+            {"kv_heads", options.model.kv_heads},
+            {"head_dim", options.model.head_dim},
+            {"dtype", DtypeName(options.model.dtype)}}},
+          {"values", "synthetic (src/bench/kv_sample.h)"},
+          {"load_tokens", options.chunks * kChunkTokens},
+          {"loads_in_flight", BenchRig::kLoads},
+          {"joins_in_flight", options.joins}};
+}
+
+Json StageJson(const StageRates& rates) {
+  return {{"network", rates.network / kGigabyte},
+          {"decode", rates.decode / kGigabyte},
+          {"dequantize", rates.dequantize / kGigabyte},
+          {"write", rates.write / kGigabyte}};
+}
+
+Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress) {
+  SS_TRY_ASSIGN(const PipelineRates pipeline, RunPipeline(rig, progress));
+  Json json;
+  json["kv_gigabytes_per_s"] = pipeline.kv / kGigabyte;
+  json["wire_gigabytes_per_s"] = pipeline.wire / kGigabyte;
+  // What the same work would give if nothing else ran on these cores.
+  json["kv_gigabytes_per_cpu_s"] = pipeline.kv_per_cpu_second / kGigabyte;
+  if (rig.options().profile == Profile::kQ8) {
+    json["pages_equal_saved"] = nullptr;  // a lossy profile
+  } else if (!rig.LoadedPagesEqualSaved()) {
+    return Status(StatusCode::kCorrupt, "the loaded pages differ from the saved ones");
+  } else {
+    json["pages_equal_saved"] = true;
+  }
+  progress.Say("measuring the stages alone");
+  SS_TRY_ASSIGN(const StageRates stages, RunStages(rig));
+  json["stage_alone_gigabytes_per_s"] = StageJson(stages);
+  json["dequantize_into_pages_gigabytes_per_s"] = stages.dequantize_into_pages / kGigabyte;
+  json["ratio_to_slowest"] = pipeline.kv / stages.slowest();
+  json["ratio_to_serial_bound"] = pipeline.kv / stages.serial_bound();
+  json["bytes_moved_per_wire_byte"] = pipeline.moved_per_wire_byte;
+  json["kv_bytes_per_wire_byte"] = pipeline.kv / pipeline.wire;
+  json["warmup_s"] = rig.options().warmup_seconds;
+  json["window_s"] = rig.options().window_seconds;
+  Json& windows = json["windows_kv_gigabytes_per_s"] = Json::array();
+  for (const double rate : pipeline.windows) windows.push_back(rate / kGigabyte);
+  return json;
+}
+
+Result<Json> Measure(const BenchOptions& options, Progress& progress) {
+  // As the daemon: every thread and kernel worker keeps to these cores.
+  SS_TRY(PinThisThread(options.cores));
+  progress.Say("preparing pages and store");
+  SS_TRY_ASSIGN(const std::unique_ptr<BenchRig> rig, BenchRig::Create(options));
+  SS_TRY_ASSIGN(const double save_rate, rig->FillStore());
+  Json json = Circumstances(*rig);
+  json["save_kv_gigabytes_per_s"] = save_rate / kGigabyte;
+  switch (options.verb) {
+    case BenchVerb::kPipeline: {
+      SS_TRY_ASSIGN(const Json rates, MeasurePipeline(*rig, progress));
+      json.update(rates);
+      break;
+    }
+    case BenchVerb::kStages: {
+      SS_TRY_ASSIGN(const StageRates rates, RunStages(*rig));
+      json["stage_alone_gigabytes_per_s"] = StageJson(rates);
+      json["dequantize_into_pages_gigabytes_per_s"] = rates.dequantize_into_pages / kGigabyte;
+      break;
+    }
+    case BenchVerb::kStore: {
+      SS_TRY_ASSIGN(const StageRates rates, RunStore(*rig));
+      json["kv_gigabytes_per_s"] = rates.network / kGigabyte;
+      break;
+    }
+    case BenchVerb::kCodec: {
+      SS_TRY_ASSIGN(const CodecRates rates, RunCodec(*rig));
+      json["encode_symbol_gigabytes_per_s"] = rates.encode / kGigabyte;
+      json["decode_symbol_gigabytes_per_s"] = rates.decode / kGigabyte;
+      json["symbol_bytes_per_coded_byte"] = rates.ratio;
+      break;
+    }
+  }
+  return json;
+}
+
+void PrintText(const Json& json, const std::string& prefix, std::ostream& out) {
+  for (const auto& [key, value] : json.items()) {
+    if (value.is_object()) {
+      PrintText(value, prefix + key + ".", out);
+    } else if (value.is_number_float()) {
+      out << fmt::format("{:<48} {:.3f}\n", prefix + key, value.get<double>());
+    } else {
+      const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+      out << fmt::format("{:<48} {}\n", prefix + key, text);
+    }
+  }
+}
+
+}  // namespace
+
+int RunBench(std::span<const std::string> arguments, bool json, std::ostream& out,
+             std::ostream& err) {
+  const Result<BenchOptions> options = ParseBenchOptions(arguments, json);
+  if (!options.ok()) {
+    err << "shadowctl: " << options.status().message() << "\n";
+    return kExitUsage;
+  }
+  if (!options->output.empty()) {
+    out << options->output;
+    return kExitDone;
+  }
+  Progress progress(err);
+  const Result<Json> measured = Measure(*options, progress);
+  if (!measured.ok()) {
+    err << "shadowctl: bench: " << measured.status().message() << "\n";
+    return kExitFound;
+  }
+  if (options->json) {
+    out << measured->dump(2) << "\n";
+  } else {
+    PrintText(*measured, "", out);
+  }
+  return kExitDone;
+}
+
+}  // namespace shadowserve

@@ -1,0 +1,264 @@
+#include "bench/stage_runs.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "device/stream_copy.h"
+#include "format/marker.h"
+#include "pipeline/coders.h"
+
+namespace shadowserve {
+namespace {
+
+// Each stage runs this many windows, after one that is not counted.
+constexpr int kWindows = 5;
+// Of the pipeline's window.
+constexpr double kWindowShare = 0.3;
+
+// Calls `work` (which returns the KV bytes it moved) for kWindows windows; the median rate.
+template <typename Work>
+double MedianRate(const BenchRig& rig, Work&& work) {
+  const Clock& clock = rig.clock();
+  const auto window_ns = static_cast<int64_t>(rig.options().window_seconds * kWindowShare *
+                                              static_cast<double>(kNsPerSecond));
+  std::array<double, kWindows> rates = {};
+  for (int window = -1; window < kWindows; ++window) {
+    const int64_t start_ns = clock.NowNs();
+    uint64_t bytes = 0;
+    int64_t now_ns = start_ns;
+    while (now_ns - start_ns < window_ns) {
+      bytes += work();
+      now_ns = clock.NowNs();
+    }
+    if (window >= 0) {
+      rates[static_cast<size_t>(window)] =
+          static_cast<double>(bytes) / (static_cast<double>(now_ns - start_ns) * 1e-9);
+    }
+  }
+  std::sort(rates.begin(), rates.end());
+  return rates[kWindows / 2];
+}
+
+// Runs the stages; everything here happens on the data plane's thread.
+class StageRunner {
+ public:
+  StageRunner(BenchRig& rig, DataPlane& plane)
+      : rig_(rig), plane_(plane), names_(rig.Segments()), coders_(Coders::Create().value()) {
+    const size_t slots =
+        std::min<size_t>({rig.options().joins, plane.fetch_slabs().free_count(), names_.size()});
+    for (size_t i = 0; i < slots; ++i) slots_.push_back({plane.fetch().TakeSlab(), {}, {}, 0, 0});
+    symbols_.resize(size_t{kBlockSymbolsMax} * 2);
+  }
+
+  Status Network(double* rate) {
+    for (size_t i = 0; i < slots_.size(); ++i) Ask(i);
+    *rate = MedianRate(rig_, [this] { return PollStore(true); });
+    while (inflight_ > 0) (void)PollStore(false);
+    return status_;
+  }
+
+  void Compute(StageRates* rates) {
+    size_t slot = 0;
+    rates->decode = MedianRate(rig_, [&] {
+      const Slot& next = slots_[slot++ % slots_.size()];
+      SegmentReader reader = Open(next);
+      while (DecodeNext(reader)) {
+      }
+      return rig_.ShapeOf(next.name).raw_bytes();
+    });
+    const SegmentShape shape = rig_.ShapeOf(slots_[0].name);
+    SegmentReader reader = Open(slots_[0]);
+    DecodeNext(reader);
+    AimAt(0, shape, block_.range);
+    rates->dequantize = MedianRate(rig_, [&] { return Dequantize(reader, shape, false); });
+    uint32_t chunk = 0;
+    rates->dequantize_into_pages = MedianRate(
+        rig_, [&] { return DequantizeEverywhere(reader, shape, chunk++ % rig_.options().chunks); });
+    rates->write = MedianRate(rig_, [this] { return Write(); });
+  }
+
+  CodecRates Codec() {
+    CodecRates rates;
+    SegmentReader reader = Open(slots_[0]);
+    DecodeNext(reader);
+    BlockCodec& codec = coders_.codec(rig_.options().lossless);
+    const std::vector<std::byte> symbols(current_.begin(), current_.end());
+    std::vector<std::byte> coded(symbols.size());
+    const size_t used = codec.Encode(symbols, coded);
+    if (used == 0) return rates;
+    rates.ratio = static_cast<double>(symbols.size()) / static_cast<double>(used);
+    rates.encode =
+        MedianRate(rig_, [&] { return codec.Encode(symbols, coded) == used ? symbols.size() : 0; });
+    rates.decode = MedianRate(rig_, [&] {
+      const std::span<std::byte> out = std::span(symbols_).first(symbols.size());
+      return codec.Decode(std::span(coded).first(used), out).ok() ? symbols.size() : 0;
+    });
+    return rates;
+  }
+
+ private:
+  struct Slot {
+    SlabLease slab;
+    std::array<std::byte, kMarkerBytes> marker;
+    ObjectName name;
+    uint64_t bytes = 0;
+    uint32_t reads_left = 0;
+  };
+
+  void Ask(size_t index) {
+    Slot& slot = slots_[index];
+    slot.name = names_[next_name_++ % names_.size()];
+    slot.reads_left = 2;
+    const StoreRequest reads[] = {
+        {StoreOp::kGet, slot.name.AsKind(ObjectKind::kMarker), slot.marker, index * 2},
+        {StoreOp::kGet, slot.name, slot.slab.bytes(), index * 2 + 1}};
+    unsent_.insert(unsent_.end(), std::begin(reads), std::end(reads));
+    Send();
+  }
+  void Send() {
+    while (!unsent_.empty() && plane_.store().Submit(std::span(&unsent_.front(), 1)) == 1) {
+      unsent_.erase(unsent_.begin());
+      ++inflight_;
+    }
+  }
+  uint64_t PollStore(bool ask_again) {
+    std::array<StoreCompletion, 32> completions;
+    const size_t count = plane_.store().Poll(completions);
+    uint64_t kv_bytes = 0;
+    for (const StoreCompletion& done : std::span(completions).first(count)) {
+      --inflight_;
+      Slot& slot = slots_[done.user_data / 2];
+      if (done.code != StatusCode::kOk) {
+        status_ = Status(done.code, "store: " + ToString(slot.name));
+      }
+      if (done.user_data % 2 == 1) slot.bytes = done.bytes;
+      if (--slot.reads_left > 0) continue;
+      kv_bytes += rig_.ShapeOf(slot.name).raw_bytes();
+      if (ask_again) Ask(done.user_data / 2);
+    }
+    Send();
+    return kv_bytes;
+  }
+
+  SegmentReader Open(const Slot& slot) {
+    Result<SegmentReader> reader = SegmentReader::Open(slot.slab.bytes().first(slot.bytes),
+                                                       slot.name, rig_.ShapeOf(slot.name));
+    SS_CHECK(reader.ok(), reader.status().message());
+    blocks_left_ = reader->block_count();
+    return std::move(reader).value();
+  }
+  bool DecodeNext(SegmentReader& reader) {
+    if (blocks_left_ == 0) return false;
+    --blocks_left_;
+    block_ = reader.NextBlock();
+    SS_CHECK(block_.Verify().ok(), "a block of our own");
+    current_ = block_.coded();
+    if (block_.codec == CodecId::kNone) return true;
+    const std::span<std::byte> out = std::span(symbols_).first(block_.symbol_bytes);
+    SS_CHECK(coders_.codec(block_.codec).Decode(current_, out).ok(), "a block of our own");
+    current_ = out;
+    return true;
+  }
+
+  void AimAt(uint32_t chunk, const SegmentShape& shape, const BlockRange& range) {
+    pieces_.clear();
+    rig_.rank().AppendPieces(shape, range, rig_.TargetPages(chunk), 0,
+                             rig_.rank().device().direct(), &pieces_);
+  }
+  uint64_t Dequantize(const SegmentReader& reader, const SegmentShape& shape, bool streaming) {
+    coders_.quantizer(rig_.options().profile)
+        .DequantizeBlock(shape, block_.range, reader.side(), block_.plain(), current_, pieces_,
+                         streaming);
+    return PieceBytes(pieces_, shape);
+  }
+  // The first block's symbols to where the same block of every layer range goes.
+  uint64_t DequantizeEverywhere(const SegmentReader& reader, const SegmentShape& shape,
+                                uint32_t chunk) {
+    uint64_t bytes = 0;
+    for (uint32_t range = 0; range < rig_.rank().range_count(); ++range) {
+      const SegmentShape other = SegmentShapeOf(rig_.options().model, range, 0);
+      if (other.layers.count != shape.layers.count) continue;
+      AimAt(chunk, other, block_.range);
+      bytes += Dequantize(reader, shape, true);
+    }
+    StoreFence();
+    return bytes;
+  }
+  uint64_t Write() {
+    constexpr size_t kRun = 64 * kKiB;
+    const std::span<std::byte> region = rig_.rank().device().direct();
+    const size_t run = std::min(kRun, region.size());
+    // A stride that visits all of the region, no two neighbours after each other.
+    write_at_ = (write_at_ + 389) % (region.size() / run);
+    CopyPastCache(region.data() + write_at_ * run, symbols_.data(), run);
+    return run;
+  }
+
+  BenchRig& rig_;
+  DataPlane& plane_;
+  std::vector<ObjectName> names_;
+  Coders coders_;
+  std::vector<Slot> slots_;
+  std::vector<StoreRequest> unsent_;
+  size_t next_name_ = 0;
+  size_t inflight_ = 0;
+  Status status_;
+  std::vector<std::byte> symbols_;
+  BlockView block_;
+  uint32_t blocks_left_ = 0;
+  std::span<const std::byte> current_;
+  std::vector<PlanePiece> pieces_;
+  size_t write_at_ = 0;
+};
+
+}  // namespace
+
+double StageRates::slowest() const {
+  return std::min({network, decode, dequantize, write});
+}
+
+double StageRates::serial_bound() const {
+  return 1 / (1 / network + 1 / decode + 1 / dequantize + 1 / write);
+}
+
+Result<StageRates> RunStages(BenchRig& rig) {
+  StageRates rates;
+  Status status;
+  rig.OnPlane([&](DataPlane& plane) {
+    StageRunner runner(rig, plane);
+    status = runner.Network(&rates.network);
+    if (status.ok()) runner.Compute(&rates);
+  });
+  SS_TRY(status);
+  return rates;
+}
+
+Result<StageRates> RunStore(BenchRig& rig) {
+  StageRates rates;
+  Status status;
+  rig.OnPlane([&](DataPlane& plane) {
+    StageRunner runner(rig, plane);
+    status = runner.Network(&rates.network);
+  });
+  SS_TRY(status);
+  return rates;
+}
+
+Result<CodecRates> RunCodec(BenchRig& rig) {
+  CodecRates rates;
+  Status status;
+  if (rig.options().lossless == CodecId::kNone) {
+    return Status(StatusCode::kInvalidArgument, "bench codec: --lossless none is no codec");
+  }
+  rig.OnPlane([&](DataPlane& plane) {
+    StageRunner runner(rig, plane);
+    double network = 0;
+    status = runner.Network(&network);
+    if (status.ok()) rates = runner.Codec();
+  });
+  SS_TRY(status);
+  return rates;
+}
+
+}  // namespace shadowserve

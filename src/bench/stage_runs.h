@@ -1,0 +1,46 @@
+// The four fetch stages, each alone, on the data plane's own thread and with its own store, slabs
+// and pages: what the pipeline is compared with.
+//
+//   network     objects and markers from the store into as many slabs as the pipeline keeps in
+//               flight
+//   decode      checksum and decoding of segments that lie in those slabs, into an L2-sized buffer
+//   dequantize  a decoded block into page form, target in cache
+//   write       a block in cache to pages in memory, without a conversion
+//
+// All figures are KV bytes (the values in the pages) per second, 1e9 bytes to the gigabyte.
+#ifndef SHADOWSERVE_BENCH_STAGE_RUNS_H_
+#define SHADOWSERVE_BENCH_STAGE_RUNS_H_
+
+#include "base/result.h"
+#include "bench/bench_rig.h"
+
+namespace shadowserve {
+
+struct StageRates {
+  double network = 0;
+  double decode = 0;
+  double dequantize = 0;
+  double write = 0;
+  // What the `mapped` device does in place of the last two: one pass from symbols into pages.
+  double dequantize_into_pages = 0;
+
+  double slowest() const;
+  // 1 / (sum of the four stages' seconds per byte): the bound where they share one core.
+  double serial_bound() const;
+};
+
+Result<StageRates> RunStages(BenchRig& rig);
+// Network alone; the others stay 0.
+Result<StageRates> RunStore(BenchRig& rig);
+
+// The lossless codec alone on one block's symbols, one core, bytes of symbols per second.
+struct CodecRates {
+  double encode = 0;
+  double decode = 0;
+  double ratio = 0;  // symbol bytes / coded bytes
+};
+Result<CodecRates> RunCodec(BenchRig& rig);
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_BENCH_STAGE_RUNS_H_
