@@ -156,6 +156,10 @@ uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape) {
          shape.elements() * (bytes->plain_per_element + bytes->symbols_per_element);
 }
 
+uint64_t SegmentSideEnd(Profile profile, const SegmentShape& shape) {
+  return SegmentHeadBytes(shape) + ProfileBytesOf(profile, shape)->side;
+}
+
 uint32_t SegmentHeadCrc(std::span<const std::byte> object, uint32_t block_count) {
   const uint32_t header_crc = Crc32c(object.first(offsetof(WireSegmentHeader, head_crc)));
   return Crc32c(
@@ -204,6 +208,12 @@ Result<SegmentReader> SegmentReader::Open(std::span<const std::byte> object, con
   reader.next_offset_ = head_bytes + reader.bytes_.side;
   if (header.side_crc != Crc32c(reader.side_)) return Corrupt("side CRC");
   return reader;
+}
+
+uint64_t SegmentReader::NextBlockEnd() const {
+  SS_CHECK(next_block_ < block_count_, "past the last block");
+  const auto entry = LoadWire<WireBlockEntry>(EntryBytes(object_, next_block_));
+  return next_offset_ + PlainBytes(bytes_, BlockAt(shape_, next_block_)) + entry.coded_bytes;
 }
 
 BlockView SegmentReader::NextBlock() {

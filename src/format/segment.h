@@ -43,6 +43,9 @@ uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape);
 // Bytes in front of the side bytes.
 uint64_t SegmentHeadBytes(const SegmentShape& shape);
 
+// Where header, table and side bytes end. REQUIRES: ProfileBytesOf(profile, shape).ok().
+uint64_t SegmentSideEnd(Profile profile, const SegmentShape& shape);
+
 // A parsed, checked view into a segment's bytes (borrowed).
 struct BlockView {
   BlockRange range;
@@ -60,6 +63,8 @@ struct BlockView {
 class SegmentReader {
  public:
   // Checks everything but the blocks' own CRCs: sizes, header and side CRC, name, shape, profile.
+  // Of a sound object nothing behind the side bytes (SegmentSideEnd) is read: the rest may still be
+  // on its way.
   // `name` and `shape` are what the reader asked for. kCorrupt (message names the field) on any
   // doubt. What could never be read is the caller's error: kInvalidArgument for a marker's name or
   // a shape out of bounds, kUnsupported as ProfileBytesOf.
@@ -68,6 +73,9 @@ class SegmentReader {
   uint32_t block_count() const { return block_count_; }
   // Blocks in order: REQUIRES index 0, 1, 2, ... (each call advances a running offset).
   BlockView NextBlock();
+  // Where the next block ends in the object: it needs no more bytes than these. REQUIRES: as
+  // NextBlock.
+  uint64_t NextBlockEnd() const;
   std::span<const std::byte> side() const { return side_; }
 
  private:

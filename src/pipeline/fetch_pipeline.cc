@@ -102,7 +102,7 @@ void FetchPipeline::Grant(uint64_t load_id) {
   for (Join& join : joins_) {
     if (join.load != load) continue;
     for (Part& part : std::span(join.parts).first(join.part_count)) {
-      if (part.reads_left == 0 && !part.done && !part.queued) PartArrived(&part);
+      if (part.marker_sound && !part.done) Enqueue(&part);
     }
   }
 }
@@ -217,6 +217,7 @@ void FetchPipeline::OpenJoin(Join* join, Load* load, std::span<SlabLease> leases
   join->asks_left = join->part_count * 2;
   join->transferring = false;
   if (join->parts.size() < join->part_count) join->parts.resize(join->part_count);
+  ready_.reserve(joins_.size() * join->part_count);
   for (uint32_t i = 0; i < join->part_count; ++i) {
     Part& part = join->parts[i];
     part = Part{};
@@ -243,11 +244,12 @@ void FetchPipeline::Fail(Load* load, Status status) {
   load->stopping = true;
   for (Join& join : joins_) {
     if (join.load != load) continue;
-    // What has arrived but is not being decoded goes now; reads and transfers in flight come home.
+    // What has arrived goes now; reads and transfers in flight come home.
     for (Part& part : std::span(join.parts).first(join.part_count)) {
+      Dequeue(&part);
       if (!part.marker_asked) --part.reads_left, --join.asks_left, part.marker_asked = true;
       if (!part.segment_asked) --part.reads_left, --join.asks_left, part.segment_asked = true;
-      if (part.reads_left == 0 && !part.done && !part.queued && &part != current_) {
+      if (part.reads_left == 0 && !part.done) {
         part.done = true;
         part.wire.Reset();
         --join.parts_left;

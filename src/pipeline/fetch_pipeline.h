@@ -7,8 +7,10 @@
 // Joins of different loads take turns. Work that still waits for a grant ("pages may be written
 // now") holds at most half of the slabs.
 //
-// Per segment: its marker and its bytes are read together; both must be sound. Any doubt (missing,
-// damaged, wrong name) fails the whole load, and the object goes, so that the next save repairs it.
+// Per segment: its marker and its bytes are read together; both must be sound. Once the marker is
+// there, blocks are decoded while the rest of the segment is on its way, where the store tells how
+// far it is. Any doubt (missing, damaged, wrong name) fails the whole load, and the object goes, so
+// that the next save repairs it.
 //
 // Fencing: after OnLoadDone nothing of a load touches a page. A cancelled load first lets reads of
 // the store and transfers in flight come home.
@@ -20,7 +22,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <list>
 #include <memory>
 #include <vector>
@@ -68,7 +69,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   bool Turn();
   bool idle() const { return loads_.empty(); }
   // True when compute work is ready: saves then wait.
-  bool busy() const { return current_ != nullptr || !ready_.empty(); }
+  bool busy() const;
   // The next deadline, or INT64_MAX.
   int64_t next_deadline_ns() const;
   // A slab for work beside the fetches (tools); may be invalid.
@@ -100,12 +101,13 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     ObjectName name;
     SegmentShape shape;
     std::array<std::byte, kMarkerBytes> marker;
-    uint64_t marker_bytes = 0;
-    uint64_t segment_bytes = 0;
-    StatusCode code = StatusCode::kOk;
+    uint64_t segment_bytes = 0;  // as the marker says
+    uint64_t arrived = 0;        // leading bytes of the segment in the slab
+    DecodeCursor cursor;
     bool marker_asked = false;
     bool segment_asked = false;
     uint8_t reads_left = 2;
+    bool marker_sound = false;
     bool queued = false;  // in ready_
     bool done = false;
   };
@@ -141,10 +143,16 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   bool AdmitOne(Load* load);
   void OpenJoin(Join* join, Load* load, std::span<SlabLease> leases);
   void AskStore(Join* join);
-  void PartArrived(Part* part);
-  Status CheckMarker(const Part& part) const;
+  void OnMarker(Part* part, StatusCode code, uint64_t bytes);
+  void OnSegment(Part* part, StatusCode code, uint64_t bytes);
+  Status ReadPartMarker(Part* part, uint64_t bytes) const;
+  void Enqueue(Part* part);
+  void Dequeue(Part* part);
+  static bool CanDecode(const Part& part);
   bool ComputeStep();
-  void FinishPart(Part* part, Status status);
+  Result<bool> Decode(Part* part);
+  void FailPart(Part* part, Status status);
+  void FinishPart(Part* part);
   void CloseJoinIfDone(Join* join);
   bool SubmitTransfer(Join* join);
   void CloseJoin(Join* join);
@@ -165,9 +173,8 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   std::vector<Join> joins_;
   std::vector<Join*> free_joins_;
   std::vector<SlabLease> leases_;  // scratch of AdmitOne
-  std::deque<Part*> ready_;
-  Part* current_ = nullptr;
-  uint32_t waiting_slabs_ = 0;  // held by loads without a grant
+  std::vector<Part*> ready_;       // marker there, granted; the first that can is decoded
+  uint32_t waiting_slabs_ = 0;     // held by loads without a grant
 };
 
 }  // namespace shadowserve

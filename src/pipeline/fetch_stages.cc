@@ -38,7 +38,7 @@ void FetchPipeline::AskStore(Join* join) {
     }
     if (!part.segment_asked) {
       if (!store_->Submit(this, StoreOp::kGet, part.name, part.wire.bytes(),
-                          MakeTag(join_index, i, false))) {
+                          MakeTag(join_index, i, false), &part.arrived)) {
         return;
       }
       part.segment_asked = true;
@@ -50,100 +50,140 @@ void FetchPipeline::AskStore(Join* join) {
 
 void FetchPipeline::OnStore(uint64_t tag, StatusCode code, uint64_t bytes) {
   Join& join = joins_[tag >> 24];
-  Part& part = join.parts[(tag >> 1) & 0x7fffff];
-  if ((tag & 1) != 0) {
-    part.marker_bytes = bytes;
-  } else {
-    part.segment_bytes = bytes;
-    metrics_->stage_inflight[StageLabel::kNetwork].Add(-1);
-    if (code == StatusCode::kOk) {
-      metrics_->wire_bytes[DirectionLabel::kIn].Add(bytes);
-      // Written into the slab once; what the kernel or a card read to do so is not ours to know.
-      metrics_->stage_bytes[StageLabel::kNetwork].Add(bytes);
-      join.load->wire_bytes += bytes;
-    }
-  }
-  if (part.code == StatusCode::kOk) part.code = code;
-  if (--part.reads_left == 0) PartArrived(&part);
+  Part* part = &join.parts[(tag >> 1) & 0x7fffff];
+  --part->reads_left;
+  (tag & 1) != 0 ? OnMarker(part, code, bytes) : OnSegment(part, code, bytes);
 }
 
-Status FetchPipeline::CheckMarker(const Part& part) const {
-  const ObjectName name = part.name.AsKind(ObjectKind::kMarker);
-  const Result<Marker> marker =
-      ReadMarker(std::span(part.marker).first(std::min(part.marker_bytes, kMarkerBytes)), name);
-  if (!marker.ok()) return marker.status();
-  if (marker->segment_bytes != part.segment_bytes) {
+void FetchPipeline::OnMarker(Part* part, StatusCode code, uint64_t bytes) {
+  const Load* load = part->join->load;
+  if (load->stopping) {
+    if (part->reads_left == 0) FinishPart(part);
+    return;
+  }
+  if (code != StatusCode::kOk) {
+    if (code == StatusCode::kCorrupt) metrics_->corrupt[CorruptLabel::kMarker].Add();
+    return FailPart(part, Status(code, "store: marker of " + ToString(part->name)));
+  }
+  if (Status marker = ReadPartMarker(part, bytes); !marker.ok()) {
+    metrics_->corrupt[CorruptLabel::kMarker].Add();
+    return FailPart(part, std::move(marker));
+  }
+  part->marker_sound = true;
+  if (load->spec.granted) Enqueue(part);  // else Grant comes back to it
+}
+
+void FetchPipeline::OnSegment(Part* part, StatusCode code, uint64_t bytes) {
+  Load* load = part->join->load;
+  metrics_->stage_inflight[StageLabel::kNetwork].Add(-1);
+  if (code == StatusCode::kOk) {
+    metrics_->wire_bytes[DirectionLabel::kIn].Add(bytes);
+    // Written into the slab once; what the kernel or a card read to do so is not ours to know.
+    metrics_->stage_bytes[StageLabel::kNetwork].Add(bytes);
+    load->wire_bytes += bytes;
+  }
+  if (load->stopping) {
+    if (part->reads_left == 0) FinishPart(part);
+    return;
+  }
+  if (code != StatusCode::kOk) {
+    if (code == StatusCode::kCorrupt) metrics_->corrupt[CorruptLabel::kSegment].Add();
+    return FailPart(part, Status(code, "store: " + ToString(part->name)));
+  }
+  part->arrived = bytes;
+  if (part->marker_sound && bytes != part->segment_bytes) {
+    metrics_->corrupt[CorruptLabel::kMarker].Add();
+    FailPart(part, Status(StatusCode::kCorrupt, "marker and segment differ in size"));
+  }
+}
+
+Status FetchPipeline::ReadPartMarker(Part* part, uint64_t bytes) const {
+  const ObjectName name = part->name.AsKind(ObjectKind::kMarker);
+  SS_TRY_ASSIGN(const Marker marker,
+                ReadMarker(std::span(part->marker).first(std::min(bytes, kMarkerBytes)), name));
+  const bool complete = part->reads_left == 0;
+  if (marker.segment_bytes > part->wire.bytes().size() ||
+      (complete && marker.segment_bytes != part->arrived)) {
     return Status(StatusCode::kCorrupt, "marker and segment differ in size");
   }
+  part->segment_bytes = marker.segment_bytes;
   return OkStatus();
 }
 
-void FetchPipeline::PartArrived(Part* part) {
-  Load* load = part->join->load;
-  if (load->stopping) return FinishPart(part, OkStatus());
-  if (part->code != StatusCode::kOk) {
-    if (part->code == StatusCode::kCorrupt) metrics_->corrupt[CorruptLabel::kSegment].Add();
-    return FinishPart(part, Status(part->code, "store: " + ToString(part->name)));
-  }
-  if (Status marker = CheckMarker(*part); !marker.ok()) {
-    metrics_->corrupt[CorruptLabel::kMarker].Add();
-    return FinishPart(part, std::move(marker));
-  }
-  if (!load->spec.granted) return;  // Grant comes back to it
+void FetchPipeline::Enqueue(Part* part) {
+  if (part->queued) return;
   part->queued = true;
   ready_.push_back(part);
   metrics_->stage_inflight[StageLabel::kDecode].Add(1);
 }
 
+void FetchPipeline::Dequeue(Part* part) {
+  if (!part->queued) return;
+  part->queued = false;
+  ready_.erase(std::find(ready_.begin(), ready_.end(), part));
+  metrics_->stage_inflight[StageLabel::kDecode].Add(-1);
+}
+
+bool FetchPipeline::CanDecode(const Part& part) {
+  if (part.reads_left == 0) return true;
+  // When all blocks are written, still only the read's completion says that nothing follows them.
+  if (part.cursor.begun()) return part.cursor.blocks_left > 0 && part.cursor.CanStep(part.arrived);
+  return part.arrived >= SegmentSideEnd(part.name.profile, part.shape);
+}
+
+bool FetchPipeline::busy() const {
+  return std::any_of(ready_.begin(), ready_.end(),
+                     [](const Part* part) { return CanDecode(*part); });
+}
+
 bool FetchPipeline::ComputeStep() {
-  if (current_ == nullptr) {
-    if (ready_.empty()) return false;
-    current_ = ready_.front();
-    ready_.pop_front();
-    current_->queued = false;
-    metrics_->stage_inflight[StageLabel::kDecode].Add(-1);
-    const Join& join = *current_->join;
-    if (join.load->stopping) return FinishPart(std::exchange(current_, nullptr), OkStatus()), true;
-    const RankMemory* rank = join.load->spec.rank;
-    const Status begun = decoder_->Begin(
-        DecodeTask{current_->wire.bytes().first(current_->segment_bytes), current_->name,
-                   current_->shape, rank, PagesOf(join), FirstTokenOf(join),
-                   rank->direct() ? rank->device().direct() : join.staging.bytes()});
-    if (!begun.ok()) {
-      metrics_->corrupt[CorruptLabel::kSegment].Add();
-      FinishPart(std::exchange(current_, nullptr), begun);
-      return true;
-    }
-  }
-  Load* load = current_->join->load;
-  if (load->stopping) return FinishPart(std::exchange(current_, nullptr), OkStatus()), true;
-  const Result<bool> step = decoder_->Step(kBlocksPerStep);
-  if (!step.ok()) {
-    metrics_->corrupt[CorruptLabel::kBlock].Add();
-    FinishPart(std::exchange(current_, nullptr), step.status());
-  } else if (*step) {
-    load->kv_bytes += decoder_->kv_bytes();
-    metrics_->kv_bytes[DirectionLabel::kIn].Add(decoder_->kv_bytes());
-    FinishPart(std::exchange(current_, nullptr), OkStatus());
+  const auto found =
+      std::find_if(ready_.begin(), ready_.end(), [](const Part* part) { return CanDecode(*part); });
+  if (found == ready_.end()) return false;
+  Part* part = *found;
+  const Result<bool> decoded = Decode(part);
+  if (!decoded.ok()) {
+    metrics_->corrupt[part->cursor.begun() ? CorruptLabel::kBlock : CorruptLabel::kSegment].Add();
+    FailPart(part, decoded.status());
+  } else if (*decoded && part->reads_left == 0) {
+    const uint64_t kv_bytes = part->cursor.kv_bytes;
+    part->join->load->kv_bytes += kv_bytes;
+    metrics_->kv_bytes[DirectionLabel::kIn].Add(kv_bytes);
+    FinishPart(part);
   }
   return true;
 }
 
-void FetchPipeline::FinishPart(Part* part, Status status) {
+// One step of a part. True when all of its blocks are written.
+Result<bool> FetchPipeline::Decode(Part* part) {
+  if (!part->cursor.begun()) {
+    const Join& join = *part->join;
+    const RankMemory* rank = join.load->spec.rank;
+    SS_TRY(
+        decoder_->Begin(DecodeTask{part->wire.bytes().first(part->segment_bytes), part->name,
+                                   part->shape, rank, PagesOf(join), FirstTokenOf(join),
+                                   rank->direct() ? rank->device().direct() : join.staging.bytes()},
+                        &part->cursor));
+  }
+  return decoder_->Step(&part->cursor, part->arrived, kBlocksPerStep);
+}
+
+// Ends the load. The part itself ends here, or, when a read of it is in flight, with that.
+void FetchPipeline::FailPart(Part* part, Status status) {
+  Load* load = part->join->load;
+  if (status.code() == StatusCode::kCorrupt || status.code() == StatusCode::kNotFound) {
+    store_->Discard(part->name);
+  }
+  Fail(load, std::move(status).WithContext("chunk " + std::to_string(part->join->chunk)));
+}
+
+void FetchPipeline::FinishPart(Part* part) {
   Join* join = part->join;
   Load* load = join->load;
+  Dequeue(part);
   part->done = true;
   part->wire.Reset();
   --join->parts_left;
-  if (!status.ok()) {
-    if (status.code() == StatusCode::kCorrupt || status.code() == StatusCode::kNotFound) {
-      store_->Discard(part->name);
-    }
-    // Fail closes this join too, if nothing of it is in flight, and may end the load.
-    if (!load->stopping) {
-      return Fail(load, std::move(status).WithContext("chunk " + std::to_string(join->chunk)));
-    }
-  }
   CloseJoinIfDone(join);
   if (join->load == nullptr) CompleteIfDone(load);
 }

@@ -208,6 +208,90 @@ TEST(FetchPipeline, ACancelledLoadEndsOnceAndGivesItsSlabsBack) {
   EXPECT_EQ(saved.bench.fetch_slabs->free_count(), saved.bench.fetch_slabs->slab_count());
 }
 
+// A chunk whose segment arrives by hand; the marker is there.
+struct Stepped : Saved {
+  Stepped() : Saved({.by_hand = true}) {
+    bench.stepped().stepping = true;
+    bench.LoadChunks(2, to, {KeyOf(0)}, {2, 3}, kLossless);
+    Turns();
+  }
+  void Turns() {
+    for (int i = 0; i < 100; ++i) (void)bench.Turn();
+  }
+  uint64_t size() { return bench.stepped().object().size(); }
+  uint64_t blocks_read() const { return bench.metrics.stage_bytes[StageLabel::kDecode].value(); }
+  bool ended() const { return bench.events.loads.contains(2); }
+};
+
+TEST(FetchPipeline, DecodesWhatHasArrivedWhileTheRestIsOnItsWay) {
+  Stepped load;
+  load.bench.stepped().Arrive(64);  // part of the header
+  load.Turns();
+  EXPECT_EQ(load.blocks_read(), 0u);
+  load.bench.stepped().Arrive(load.size() / 2);
+  load.Turns();
+  const uint64_t half = load.blocks_read();
+  EXPECT_GT(half, 0u);
+  load.bench.stepped().Arrive(load.size());
+  load.Turns();
+  EXPECT_GT(load.blocks_read(), half);
+  EXPECT_FALSE(load.ended());  // nothing is reported before the read is over
+  load.bench.stepped().End(StatusCode::kOk, load.size());
+  load.bench.Settle();
+  ASSERT_TRUE(load.ended());
+  EXPECT_TRUE(load.bench.events.loads.at(2).status.ok());
+  EXPECT_TRUE(SameTokens(load.from, {0, 1}, load.to, {2, 3}, 0, 256));
+}
+
+TEST(FetchPipeline, AReadThatFailsAfterAllItsBlocksFailsTheLoad) {
+  for (const auto& [code, longer] :
+       {std::pair(StatusCode::kUnavailable, 0), {StatusCode::kOk, 1}}) {
+    Stepped load;
+    load.bench.stepped().Arrive(load.size());
+    load.Turns();
+    EXPECT_FALSE(load.ended());
+    load.bench.stepped().End(code, load.size() + static_cast<uint64_t>(longer));
+    load.bench.Settle();
+    ASSERT_TRUE(load.ended());
+    EXPECT_FALSE(load.bench.events.loads.at(2).status.ok());
+    EXPECT_EQ(load.bench.fetch_slabs->free_count(), load.bench.fetch_slabs->slab_count());
+  }
+}
+
+TEST(FetchPipeline, ABadBlockEndsTheLoadOnlyWhenTheReadOfItsSlabIsOver) {
+  Stepped load;
+  const uint64_t half = load.size() / 2;
+  load.bench.stepped().object()[half - 1] ^= std::byte{1};
+  load.bench.stepped().Arrive(half);
+  load.bench.stepped().Arrive(load.size() - 1);
+  load.Turns();
+  EXPECT_FALSE(load.ended());  // the store still writes into the slab
+  EXPECT_LT(load.bench.fetch_slabs->free_count(), load.bench.fetch_slabs->slab_count());
+  load.bench.stepped().End(StatusCode::kOk, load.size());
+  load.bench.Settle();
+  ASSERT_TRUE(load.ended());
+  EXPECT_EQ(load.bench.events.loads.at(2).status.code(), StatusCode::kCorrupt);
+  EXPECT_EQ(load.bench.metrics.corrupt[CorruptLabel::kBlock].value(), 1u);
+  EXPECT_EQ(load.bench.fetch_slabs->free_count(), load.bench.fetch_slabs->slab_count());
+  EXPECT_EQ(load.bench.events.repeated, 0u);
+}
+
+TEST(FetchPipeline, ACancelledLoadTouchesNoPageWhileItsReadComesHome) {
+  Stepped load;
+  load.bench.stepped().Arrive(load.size() / 2);
+  load.Turns();
+  const uint64_t before = load.blocks_read();
+  load.bench.fetch->Cancel(2, StatusCode::kCancelled, "test");
+  load.bench.stepped().Arrive(load.size());
+  load.Turns();
+  EXPECT_EQ(load.blocks_read(), before);
+  EXPECT_FALSE(load.ended());
+  load.bench.stepped().End(StatusCode::kOk, load.size());
+  load.bench.Settle();
+  EXPECT_EQ(load.bench.events.loads.at(2).status.code(), StatusCode::kCancelled);
+  EXPECT_EQ(load.bench.events.repeated, 0u);
+}
+
 TEST(FetchPipeline, ALoadOverItsDeadlineFailsWithoutItsGrant) {
   Saved saved;
   saved.bench.LoadChunks(2, saved.to, {KeyOf(0)}, {2, 3}, kLossless, 0, /*granted=*/false);

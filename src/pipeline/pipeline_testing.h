@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -163,6 +164,72 @@ struct BenchOptions {
   uint32_t save_slabs = 4;
   uint32_t joins = 4;
   std::string store = "memory://?capacity=256MiB";
+  bool by_hand = false;  // wrap it into a SteppedStore
+};
+
+// Any store, but once `stepping` is set its reads of segments arrive only by hand, in pieces.
+class SteppedStore final : public Store {
+ public:
+  explicit SteppedStore(std::unique_ptr<Store> inner) : inner_(std::move(inner)) {}
+
+  bool stepping = false;
+  bool waiting() const { return read_.has_value(); }
+  // Puts the first `bytes` of the object into the reader's buffer.
+  void Arrive(size_t bytes) {
+    std::memcpy(read_->buffer.data(), object_.data(), bytes);
+    if (read_->arrived != nullptr) *read_->arrived = bytes;
+  }
+  void End(StatusCode code, uint64_t bytes) {
+    ended_ = StoreCompletion{read_->user_data, code, bytes};
+    read_.reset();
+  }
+  std::vector<std::byte>& object() { return object_; }
+
+  size_t Submit(std::span<const StoreRequest> requests) override {
+    const StoreRequest& request = requests[0];
+    if (!stepping || request.op != StoreOp::kGet || request.name.kind != ObjectKind::kSegment) {
+      return inner_->Submit(requests.first(1));
+    }
+    if (read_.has_value()) return 0;
+    object_.resize(request.buffer.size());
+    StoreCompletion done;
+    const StoreRequest get{StoreOp::kGet, request.name, object_, UINT64_MAX};
+    EXPECT_EQ(inner_->Submit(std::span(&get, 1)), 1u);
+    for (bool found = false; !found;) {
+      if (inner_->Poll(std::span(&done, 1)) == 0) continue;
+      found = done.user_data == UINT64_MAX;
+      if (!found) others_.push_back(done);
+    }
+    EXPECT_EQ(done.code, StatusCode::kOk);
+    object_.resize(done.bytes);
+    read_ = request;
+    return 1;
+  }
+  size_t Poll(std::span<StoreCompletion> completions) override {
+    if (!others_.empty()) {
+      completions[0] = others_.front();
+      others_.pop_front();
+      return 1;
+    }
+    if (!ended_.has_value()) return inner_->Poll(completions);
+    completions[0] = *ended_;
+    ended_.reset();
+    return 1;
+  }
+  int event_fd() const override { return inner_->event_fd(); }
+  bool MayContain(const ObjectName& name) const override { return inner_->MayContain(name); }
+  Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
+    return inner_->List(visit);
+  }
+  StoreStats Stats() const override { return inner_->Stats(); }
+  std::string Describe() const override { return inner_->Describe(); }
+
+ private:
+  std::unique_ptr<Store> inner_;
+  std::optional<StoreRequest> read_;
+  std::optional<StoreCompletion> ended_;
+  std::deque<StoreCompletion> others_;  // of other requests, met while a segment was read
+  std::vector<std::byte> object_;
 };
 
 // Both pipelines over one store, turned by hand: no thread, time stands still until told.
@@ -182,7 +249,7 @@ struct PipelineBench {
   size_t reads_answered = 0;
 
   explicit PipelineBench(const BenchOptions& options = {})
-      : store(OpenStore(options.store, {}).value()),
+      : store(MakeStore(options)),
         port(store.get(), &metrics, &clock),
         transfers(&metrics, &clock),
         fetch_slabs(SlabPool::Create("fetch", uint64_t{5} << 20, options.fetch_slabs).value()),
@@ -193,6 +260,14 @@ struct PipelineBench {
     save = SavePipeline::Create(save_slabs.get(), &port, &transfers, &metrics, &clock, &events)
                .value();
   }
+
+  static std::unique_ptr<Store> MakeStore(const BenchOptions& options) {
+    std::unique_ptr<Store> store = OpenStore(options.store, {}).value();
+    if (options.by_hand) store = std::make_unique<SteppedStore>(std::move(store));
+    return store;
+  }
+  // REQUIRES: options.by_hand.
+  SteppedStore& stepped() { return static_cast<SteppedStore&>(*store); }
 
   bool Turn() {
     bool moved = port.Poll();

@@ -16,31 +16,32 @@ Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics,
   return decoder;
 }
 
-Status SegmentDecoder::Begin(const DecodeTask& task) {
-  task_ = task;
-  kv_bytes_ = 0;
-  reader_.reset();
-  SS_TRY_ASSIGN(reader_, SegmentReader::Open(task.object, task.name, task.shape));
-  blocks_left_ = reader_->block_count();
+Status SegmentDecoder::Begin(const DecodeTask& task, DecodeCursor* cursor) {
+  cursor->task = task;
+  cursor->kv_bytes = 0;
+  cursor->reader.reset();
+  SS_TRY_ASSIGN(cursor->reader, SegmentReader::Open(task.object, task.name, task.shape));
+  cursor->blocks_left = cursor->reader->block_count();
   pieces_.reserve(task.rank->pieces_max());
   return OkStatus();
 }
 
-Result<bool> SegmentDecoder::Step(uint32_t blocks) {
-  for (uint32_t i = std::min(blocks, blocks_left_); i > 0; --i) {
-    --blocks_left_;
-    SS_TRY(DecodeBlock());
+Result<bool> SegmentDecoder::Step(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks) {
+  for (; blocks > 0 && cursor->blocks_left > 0 && cursor->CanStep(arrived); --blocks) {
+    --cursor->blocks_left;
+    SS_TRY(DecodeBlock(cursor));
   }
-  if (blocks_left_ > 0) return false;
+  if (cursor->blocks_left > 0) return false;
   StoreFence();
   return true;
 }
 
-Status SegmentDecoder::DecodeBlock() {
-  const BlockView block = reader_->NextBlock();
+Status SegmentDecoder::DecodeBlock(DecodeCursor* cursor) {
+  const DecodeTask& task = cursor->task;
+  const BlockView block = cursor->reader->NextBlock();
   pieces_.clear();
-  task_.rank->AppendPieces(task_.shape, block.range, task_.pages, task_.first_token, task_.target,
-                           &pieces_);
+  task.rank->AppendPieces(task.shape, block.range, task.pages, task.first_token, task.target,
+                          &pieces_);
   const int64_t start_ns = clock_->NowNs();
   // Checked also where nothing of the block is wanted: a damaged object must not stay.
   SS_TRY(block.Verify());
@@ -53,26 +54,27 @@ Status SegmentDecoder::DecodeBlock() {
   const int64_t decoded_ns = clock_->NowNs();
   metrics_->stage_busy[StageLabel::kDecode].AddNs(decoded_ns - start_ns);
   if (pieces_.empty()) return OkStatus();
-  coders_.quantizer(task_.name.profile)
-      .DequantizeBlock(task_.shape, block.range, reader_->side(), block.plain(), symbols, pieces_,
-                       task_.rank->direct());
+  coders_.quantizer(task.name.profile)
+      .DequantizeBlock(task.shape, block.range, cursor->reader->side(), block.plain(), symbols,
+                       pieces_, task.rank->direct());
   metrics_->stage_busy[StageLabel::kDequantize].AddNs(clock_->NowNs() - decoded_ns);
-  CountBytes(block);
+  CountBytes(cursor, block);
   return OkStatus();
 }
 
-void SegmentDecoder::CountBytes(const BlockView& block) {
+void SegmentDecoder::CountBytes(DecodeCursor* cursor, const BlockView& block) {
+  const DecodeTask& task = cursor->task;
   const uint64_t decoded =
       block.codec == CodecId::kNone ? 0 : block.coded().size() + block.symbol_bytes;
   metrics_->stage_bytes[StageLabel::kDecode].Add(block.stored.size() + decoded);
-  const uint64_t written = PieceBytes(pieces_, task_.shape);
-  const uint64_t block_bytes = uint64_t{block.range.elements} * DtypeBytes(task_.shape.dtype);
+  const uint64_t written = PieceBytes(pieces_, task.shape);
+  const uint64_t block_bytes = uint64_t{block.range.elements} * DtypeBytes(task.shape.dtype);
   const uint64_t read = (block.plain_bytes + block.symbol_bytes) * written / block_bytes;
   // A staging slab is written here, pages by their transfer.
-  const bool direct = task_.rank->direct();
+  const bool direct = task.rank->direct();
   metrics_->stage_bytes[StageLabel::kDequantize].Add(direct ? read : read + written);
   if (direct) metrics_->stage_bytes[StageLabel::kWrite].Add(written);
-  kv_bytes_ += written;
+  cursor->kv_bytes += written;
 }
 
 }  // namespace shadowserve

@@ -36,35 +36,45 @@ struct DecodeTask {
   std::span<std::byte> target;  // mapped region or staging slab
 };
 
+// A segment under work: as many as wanted at a time, so that one whose bytes are still on their way
+// holds up nobody. Lent to the decoder from Begin until Step says done or fails.
+struct DecodeCursor {
+  DecodeTask task;
+  std::optional<SegmentReader> reader;
+  uint32_t blocks_left = 0;
+  uint64_t kv_bytes = 0;  // written so far
+
+  bool begun() const { return reader.has_value(); }
+  // Whether the next step finds all bytes that it needs among the object's first `arrived`.
+  bool CanStep(uint64_t arrived) const {
+    return blocks_left == 0 || reader->NextBlockEnd() <= arrived;
+  }
+};
+
 class SegmentDecoder {
  public:
   // `metrics` and `clock` outlive the decoder.
   static Result<std::unique_ptr<SegmentDecoder>> Create(Metrics* metrics, const Clock* clock);
 
-  // Starts a segment; what `task` refers to is lent until Step says done or fails. kCorrupt: the
-  // object is not to be trusted, nothing was written.
-  Status Begin(const DecodeTask& task);
-  // Works on up to `blocks` blocks. True when the segment is complete and its writes are fenced.
-  // kCorrupt: some pages may have been written; the segment ends here.
-  Result<bool> Step(uint32_t blocks);
-  // KV bytes written so far for this segment.
-  uint64_t kv_bytes() const { return kv_bytes_; }
+  // Starts a segment; what `task` refers to is lent. Of task.object at least the first
+  // SegmentSideEnd bytes must be there. kCorrupt: it is not to be trusted, nothing was written.
+  Status Begin(const DecodeTask& task, DecodeCursor* cursor);
+  // Works on up to `blocks` blocks, as far as the object's first `arrived` bytes go. True when the
+  // segment is complete and its writes are fenced. kCorrupt: some pages may have been written; the
+  // segment ends here.
+  Result<bool> Step(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks);
 
  private:
   SegmentDecoder(Coders coders, Metrics* metrics, const Clock* clock)
       : coders_(std::move(coders)), metrics_(metrics), clock_(clock) {}
-  Status DecodeBlock();
-  void CountBytes(const BlockView& block);
+  Status DecodeBlock(DecodeCursor* cursor);
+  void CountBytes(DecodeCursor* cursor, const BlockView& block);
 
   Coders coders_;
   Metrics* metrics_;
   const Clock* clock_;
   std::vector<std::byte> symbols_;  // one decoded block
   std::vector<PlanePiece> pieces_;
-  DecodeTask task_;
-  std::optional<SegmentReader> reader_;
-  uint32_t blocks_left_ = 0;
-  uint64_t kv_bytes_ = 0;
 };
 
 }  // namespace shadowserve

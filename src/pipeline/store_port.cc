@@ -27,9 +27,9 @@ void StorePort::Forget(StoreListener* listener) {
 }
 
 bool StorePort::Submit(StoreListener* listener, StoreOp op, const ObjectName& name,
-                       std::span<std::byte> buffer, uint64_t tag) {
+                       std::span<std::byte> buffer, uint64_t tag, uint64_t* arrived) {
   const int64_t start_ns = clock_->NowNs();
-  const StoreRequest request{op, name, buffer, ListenerIndex(listener) << kTagBits | tag};
+  const StoreRequest request{op, name, buffer, ListenerIndex(listener) << kTagBits | tag, arrived};
   const bool accepted = store_->Submit(std::span(&request, 1)) == 1;
   if (accepted) ++inflight_;
   metrics_->stage_busy[StageLabel::kNetwork].AddNs(clock_->NowNs() - start_ns);

@@ -33,8 +33,9 @@ class StorePort {
 
   // False when the store takes no more now. `tag` (< 2^56) comes back to `listener`; at most
   // kListenersMax at a time.
+  // `arrived`: StoreRequest::arrived.
   bool Submit(StoreListener* listener, StoreOp op, const ObjectName& name,
-              std::span<std::byte> buffer, uint64_t tag);
+              std::span<std::byte> buffer, uint64_t tag, uint64_t* arrived = nullptr);
   // A listener with nothing in flight goes.
   void Forget(StoreListener* listener);
   // Removes a segment and its marker, some time soon.

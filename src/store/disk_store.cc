@@ -20,7 +20,10 @@
 namespace shadowserve {
 namespace {
 
-constexpr uint64_t kReadBytesPerPoll = kMiB;
+// A read whose caller follows its progress goes in pieces that, together with what becomes of them,
+// stay in the L2 cache until the caller has used them.
+constexpr uint32_t kPieceBytes = 256 * kKiB;
+constexpr uint64_t kReadBytesPerPoll = kPieceBytes;
 constexpr uint32_t kTransferBytesMax = kGiB;  // of one operation
 constexpr uint8_t kAttemptsMax = 16;          // of one operation, on EINTR, EAGAIN and lost races
 constexpr int kRoundsPerPoll = 8;
@@ -90,6 +93,12 @@ class DiskStore final : public Store {
    public:
     bool empty() const { return count_ == 0; }
     void Push(uint32_t id) { ids_[(first_ + count_++) % kDiskQueueDepth] = id; }
+    // The next to be read.
+    void PushFront(uint32_t id) {
+      first_ = (first_ + kDiskQueueDepth - 1) % kDiskQueueDepth;
+      ids_[first_] = id;
+      ++count_;
+    }
     uint32_t Pop() {
       const uint32_t id = ids_[first_];
       first_ = (first_ + 1) % kDiskQueueDepth;
@@ -105,6 +114,7 @@ class DiskStore final : public Store {
 
   Status OpenIo();
   Status EvictAtOpen();
+  bool HasWork() const;
   void Signal();
   void Drive();
   bool ReapAll();
@@ -148,6 +158,7 @@ class DiskStore final : public Store {
   uint64_t publishes_ = 0;
   uint64_t evicted_objects_ = 0;
   bool signalled_ = true;  // event_fd_ may be readable although no result is waiting
+  bool written_ = false;   // by us, and not cleared since: it surely is readable
 };
 
 Status DiskStore::OpenIo() {
@@ -207,24 +218,34 @@ size_t DiskStore::Submit(std::span<const StoreRequest> requests) {
 }
 
 size_t DiskStore::Poll(std::span<StoreCompletion> completions) {
-  if (signalled_ || io_->HasResults()) {
-    // Cleared first, looked at afterwards: what arrives in between signals again.
-    uint64_t ignored = 0;
-    (void)!read(event_fd_.get(), &ignored, sizeof(ignored));
-    signalled_ = false;
-  }
   read_bytes_ = 0;
   Drive();
   const size_t count = ready_.PopInto(completions);
   outstanding_ -= static_cast<uint32_t>(count);
-  if (!ready_.empty() || !read_queue_.empty() || io_->HasResults()) Signal();
+  if (HasWork()) {
+    Signal();
+  } else if (signalled_) {
+    // Cleared first, looked at afterwards: what arrives in between signals again.
+    uint64_t ignored = 0;
+    (void)!read(event_fd_.get(), &ignored, sizeof(ignored));
+    signalled_ = false;
+    written_ = false;
+    if (HasWork()) Signal();
+  }
   return count;
 }
 
+bool DiskStore::HasWork() const {
+  return !ready_.empty() || !read_queue_.empty() || io_->HasResults();
+}
+
+// While there is work the descriptor stays readable, so a busy caller pays for no system call.
 void DiskStore::Signal() {
+  if (written_) return;
   const uint64_t one = 1;
   (void)!write(event_fd_.get(), &one, sizeof(one));
   signalled_ = true;
+  written_ = true;
 }
 
 void DiskStore::Drive() {
@@ -373,13 +394,12 @@ void DiskStore::OnOpen(uint32_t id, int32_t value) {
 void DiskStore::StartRead(uint32_t id) {
   DiskJob& job = jobs_[id];
   job.step = DiskStep::kRead;
-  io_->Start(
-      id,
-      {.kind = FileOp::Kind::kRead,
-       .fd = job.fd.get(),
-       .data = job.request.buffer.data() + job.done,
-       .length = static_cast<uint32_t>(std::min<uint64_t>(job.size - job.done, kTransferBytesMax)),
-       .offset = job.done});
+  const uint64_t most = job.request.arrived != nullptr ? kPieceBytes : kTransferBytesMax;
+  io_->Start(id, {.kind = FileOp::Kind::kRead,
+                  .fd = job.fd.get(),
+                  .data = job.request.buffer.data() + job.done,
+                  .length = static_cast<uint32_t>(std::min(job.size - job.done, most)),
+                  .offset = job.done});
 }
 
 void DiskStore::OnRead(uint32_t id, int32_t value) {
@@ -390,7 +410,12 @@ void DiskStore::OnRead(uint32_t id, int32_t value) {
   job.attempts = 0;
   job.done += static_cast<uint64_t>(value);
   read_bytes_ += static_cast<uint64_t>(value);
-  if (job.done < job.size) return StartRead(id);
+  if (job.request.arrived != nullptr) *job.request.arrived = job.done;
+  if (job.done < job.size) {
+    // Its next piece goes first, but not before the caller had its turn.
+    job.step = DiskStep::kReadReady;
+    return read_queue_.PushFront(id);
+  }
   NoteUse(job);
   Finish(id, StatusCode::kOk, job.size);
 }

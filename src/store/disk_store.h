@@ -11,7 +11,8 @@
 //
 // Reads go from the page cache or the disk straight into the caller's buffer. Nothing is allocated
 // per request but the index entry of a new object. A poll starts no more reads once it has copied
-// 1 MiB out of the page cache, so that the first object of many is delivered early.
+// 256 KiB out of the page cache, so that the first object of many is delivered early; a read whose
+// caller follows its progress (StoreRequest::arrived) goes in pieces of that size.
 //
 // Blocking: Submit and Poll wait for no disk with io_uring, but for closing a file, making each of
 // the 256 folders once and, per object at most every 15 minutes, noting its use in its modification

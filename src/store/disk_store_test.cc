@@ -368,6 +368,33 @@ TEST_P(DiskStoreTest, ServesReadsFromADirectoryThatItMayNotWrite) {
   }
 }
 
+TEST_P(DiskStoreTest, TellsHowMuchOfAReadHasArrived) {
+  const auto store = Open();
+  StoreDriver driver(store.get());
+  constexpr size_t kSize = 1'500'000;
+  ASSERT_EQ(driver.PutPair(1, kSize), StatusCode::kOk);
+  const Bytes expected = MakeContents(SegmentName(1), kSize);
+  Bytes buffer(kSize + 100);
+  uint64_t arrived = 0;
+  const StoreRequest get{StoreOp::kGet, SegmentName(1), buffer, 7, &arrived};
+  ASSERT_EQ(store->Submit(std::span(&get, 1)), 1u);
+  size_t steps = 0;
+  StoreCompletion done;
+  for (uint64_t last = 0; store->Poll(std::span(&done, 1)) == 0; last = arrived) {
+    ASSERT_GE(arrived, last);
+    ASSERT_LE(arrived, kSize);
+    ASSERT_EQ(std::memcmp(buffer.data(), expected.data(), arrived), 0);
+    steps += arrived > last ? 1 : 0;
+    pollfd event = {store->event_fd(), POLLIN, 0};
+    ASSERT_EQ(poll(&event, 1, 30'000), 1);
+  }
+  EXPECT_EQ(done.code, StatusCode::kOk);
+  EXPECT_EQ(done.bytes, kSize);
+  EXPECT_EQ(arrived, kSize);
+  EXPECT_GE(steps, 2u);
+  EXPECT_EQ(std::memcmp(buffer.data(), expected.data(), kSize), 0);
+}
+
 TEST_P(DiskStoreTest, SignalsWhileCompletionsAreLeft) {
   const auto store = Open();
   StoreDriver driver(store.get());

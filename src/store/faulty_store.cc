@@ -124,6 +124,7 @@ class FaultyStore final : public Store {
     } else {
       StoreRequest passed = request;
       passed.user_data = id;
+      passed.arrived = nullptr;  // faults show in the completion: nothing may be used before it
       if (inner_->Submit(std::span(&passed, 1)) != 1) return false;
     }
     --free_count_;

@@ -35,6 +35,10 @@ struct StoreRequest {
   ObjectName name;
   std::span<std::byte> buffer;  // kGet: written; kPut: only read; kDelete: empty
   uint64_t user_data = 0;       // comes back in the completion
+  // kGet, optional: how many leading bytes of the buffer are in place. Lent like the buffer; a
+  // store that can tell raises it in Submit and Poll, so that the caller may use these bytes while
+  // the rest is on its way. What they are worth is known only from the completion.
+  uint64_t* arrived = nullptr;
 };
 
 struct StoreCompletion {
