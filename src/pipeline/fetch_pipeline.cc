@@ -99,6 +99,7 @@ void FetchPipeline::Grant(uint64_t load_id) {
   if (load == nullptr || load->spec.granted) return;
   load->spec.granted = true;
   waiting_slabs_ -= load->slabs;
+  active_joins_ += load->joins;
   for (Join& join : joins_) {
     if (join.load != load) continue;
     for (Part& part : std::span(join.parts).first(join.part_count)) {
@@ -164,7 +165,15 @@ bool FetchPipeline::Turn() {
   if (options_.control_path_only) return CompleteGranted() || moved;
   moved |= Admit();
   moved |= ComputeStep();
+  if (!moved && WidenWindow()) moved = Admit();
   return moved;
+}
+
+bool FetchPipeline::WidenWindow() {
+  if (active_joins_ < window_ || window_ >= joins_.size()) return false;
+  window_ = std::min(window_ * 2, static_cast<uint32_t>(joins_.size()));
+  closed_joins_ = 0;
+  return true;
 }
 
 bool FetchPipeline::Admit() {
@@ -186,6 +195,7 @@ bool FetchPipeline::Admit() {
 
 bool FetchPipeline::AdmitOne(Load* load) {
   const uint32_t needed = SlabsPerJoin(*load->spec.rank);
+  if (load->spec.granted && active_joins_ >= window_) return false;
   if (!load->spec.granted && waiting_slabs_ + needed > std::max(1U, slabs_->slab_count() / 2)) {
     return false;
   }
@@ -208,7 +218,11 @@ void FetchPipeline::OpenJoin(Join* join, Load* load, std::span<SlabLease> leases
   const uint32_t range_index = rank.first_range() + load->next_range;
   load->joins += 1;
   load->slabs += static_cast<uint32_t>(leases.size());
-  if (!load->spec.granted) waiting_slabs_ += static_cast<uint32_t>(leases.size());
+  if (load->spec.granted) {
+    ++active_joins_;
+  } else {
+    waiting_slabs_ += static_cast<uint32_t>(leases.size());
+  }
   join->load = load;
   join->chunk = load->next_chunk;
   join->layers = RangeAt(rank.shape(), range_index);

@@ -7,6 +7,11 @@
 // Joins of different loads take turns. Work that still waits for a grant ("pages may be written
 // now") holds at most half of the slabs.
 //
+// How many joins are in flight follows the store: a WINDOW that doubles whenever the pipeline has
+// nothing to do but wait, and shrinks slowly while it always has work. So a far store gets as many
+// reads as it needs, and with a near one (page cache) the same few slabs are used again while they
+// are still in the CPU's cache.
+//
 // Per segment: its marker and its bytes are read together; both must be sound. Once the marker is
 // there, blocks are decoded while the rest of the segment is on its way, where the store tells how
 // far it is. Any doubt (missing, damaged, wrong name) fails the whole load, and the object goes, so
@@ -40,9 +45,11 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   static constexpr size_t kLoadsMax = 4096;
   // Blocks per step: about 0.2 ms of work, the longest that anything else waits.
   static constexpr uint32_t kBlocksPerStep = 8;
+  // The window loses one after this many times its size of joins without a wait.
+  static constexpr uint32_t kJoinsPerShrink = 4;
 
   struct Options {
-    uint32_t joins_inflight_max = 4;
+    uint32_t joins_inflight_max = 4;  // the window's bound
     // For measurements of the control path alone: a granted load ends well without a byte fetched.
     // Its pages hold anything, so no config key reaches this (app/run_daemon.h).
     bool control_path_only = false;
@@ -140,6 +147,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   bool FailOverdue();
   bool CompleteGranted();
   bool Admit();
+  bool WidenWindow();
   bool AdmitOne(Load* load);
   void OpenJoin(Join* join, Load* load, std::span<SlabLease> leases);
   void AskStore(Join* join);
@@ -175,6 +183,9 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   std::vector<SlabLease> leases_;  // scratch of AdmitOne
   std::vector<Part*> ready_;       // marker there, granted; the first that can is decoded
   uint32_t waiting_slabs_ = 0;     // held by loads without a grant
+  uint32_t window_ = 1;            // most joins of granted loads
+  uint32_t active_joins_ = 0;      // joins of granted loads
+  uint32_t closed_joins_ = 0;      // since the window changed
 };
 
 }  // namespace shadowserve

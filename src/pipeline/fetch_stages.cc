@@ -228,7 +228,16 @@ void FetchPipeline::CloseJoin(Join* join) {
   join->staging.Reset();
   load->joins -= 1;
   load->slabs -= slabs;
-  if (!load->spec.granted) waiting_slabs_ -= slabs;
+  if (load->spec.granted) {
+    --active_joins_;
+    // Long enough without waiting: fewer may do.
+    if (++closed_joins_ >= window_ * kJoinsPerShrink) {
+      window_ = std::max(1U, window_ - 1);
+      closed_joins_ = 0;
+    }
+  } else {
+    waiting_slabs_ -= slabs;
+  }
   free_joins_.push_back(join);
 }
 
