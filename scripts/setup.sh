@@ -25,22 +25,39 @@ missing_packages() {
   comm -23 <(echo "$wanted") <(echo "$present") | tr '\n' ' '
 }
 
+# Tests start Redis servers of their own. The package's service stays off, unless it was here before.
+#   redis_service mask|off [sudo]    mask before the installation, off after it
+redis_service() {
+  [[ -d /run/systemd/system ]] || return 0
+  if [[ $1 == mask ]]; then
+    ${2:-} systemctl mask --quiet redis-server
+  else
+    ${2:-} systemctl unmask --quiet redis-server
+    ${2:-} systemctl disable --quiet redis-server
+  fi
+}
+
 install_packages() {
   command -v apt-get >/dev/null || fail "no apt-get here: install the packages of scripts/apt-packages.txt by hand"
-  local missing command
+  local missing command redis=""
   missing=$(missing_packages)
   [[ -z "${missing// /}" ]] && return
+  [[ " $missing" == *" redis-server "* ]] && redis=new
   command="apt-get update && apt-get install -y --no-install-recommends $missing"
   if [[ $(id -u) == 0 ]]; then
     say "installing packages: $missing"
+    [[ -z $redis ]] || redis_service mask
     apt-get update -qq || say "package lists were not updated, going on with those that are there"
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    [[ -z $redis ]] || redis_service off
   elif sudo -n true 2>/dev/null; then
     say "installing packages with sudo: $missing"
+    [[ -z $redis ]] || redis_service mask sudo
     sudo apt-get update -qq || say "package lists were not updated, going on with those that are there"
     # shellcheck disable=SC2086
     sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    [[ -z $redis ]] || redis_service off sudo
   else
     echo "setup: packages are missing, run this as root and start again:" >&2
     echo "$command" >&2

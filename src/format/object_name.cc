@@ -9,7 +9,7 @@ namespace {
 constexpr std::string_view kPrefix = "ss1:{";
 // Longest text: prefix 5, digits 64, "}:" 2, names 8 + 1 + 7, ":l" 2, 5 + 1 + 5, ":h" 2, 5 + 2 + 5,
 // ":" 1, kind 4.
-constexpr size_t kTextMax = 128;
+static_assert(5 + 64 + 2 + 16 + 2 + 11 + 2 + 12 + 1 + 4 <= kObjectNameTextMax);
 
 std::string_view KindName(ObjectKind kind) {
   switch (kind) {
@@ -62,7 +62,7 @@ class NameText {
     }
   }
 
-  std::array<char, kTextMax> text_;
+  std::array<char, kObjectNameTextMax> text_;
   size_t size_ = 0;
 };
 
@@ -165,6 +165,12 @@ Result<CodecId> ParseCodec(std::string_view name) {
 
 std::string ToString(const ObjectName& name) {
   return std::string(NameText(name).view());
+}
+
+size_t CopyText(const ObjectName& name, std::span<char, kObjectNameTextMax> out) {
+  const NameText text(name);
+  std::memcpy(out.data(), text.view().data(), text.view().size());
+  return text.view().size();
 }
 
 Result<ObjectName> ParseObjectName(std::string_view text) {

@@ -54,7 +54,11 @@ struct ObjectName {
 };
 static_assert(sizeof(ObjectName) == 48);
 
+// No name's text is longer.
+constexpr size_t kObjectNameTextMax = 128;
 std::string ToString(const ObjectName& name);
+// The same text into `out`, without allocating; returns its length.
+size_t CopyText(const ObjectName& name, std::span<char, kObjectNameTextMax> out);
 // The exact inverse of ToString; kInvalidArgument for any other text.
 Result<ObjectName> ParseObjectName(std::string_view text);
 // SHA-256 of ToString(name): binds an object's contents to its name.

@@ -33,8 +33,7 @@ bool DiskJobs::MustWait(uint32_t id) const {
   const DiskJob& job = jobs_[id];
   for (const DiskJob& other : jobs_) {
     if (other.step == DiskStep::kFree || &other == &job) continue;
-    const bool earlier_change = other.request.op != StoreOp::kGet &&
-                                other.sequence < job.sequence &&
+    const bool earlier_change = IsChange(other.request.op) && other.sequence < job.sequence &&
                                 other.request.name == job.request.name;
     const bool eviction = other.step == DiskStep::kEvict && other.victim == job.request.name;
     if (earlier_change || eviction) return true;
@@ -45,7 +44,7 @@ bool DiskJobs::MustWait(uint32_t id) const {
 bool DiskJobs::ChangesName(const ObjectName& name, uint32_t except) const {
   for (uint32_t i = 0; i < kDiskQueueDepth; ++i) {
     if (i == except || jobs_[i].step == DiskStep::kFree) continue;
-    if (jobs_[i].request.op != StoreOp::kGet && jobs_[i].request.name == name) return true;
+    if (IsChange(jobs_[i].request.op) && jobs_[i].request.name == name) return true;
   }
   return false;
 }

@@ -81,6 +81,7 @@ class DiskStore final : public Store {
   bool MayContain(const ObjectName& name) const override {
     return index_.Find(name) != ObjectIndex::kNone;
   }
+  bool has_index() const override { return true; }
   Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override;
   StoreStats Stats() const override {
     return {index_.object_count(), index_.total_bytes(), options_.capacity_bytes, evicted_objects_};
@@ -206,7 +207,7 @@ size_t DiskStore::Submit(std::span<const StoreRequest> requests) {
   while (accepted < requests.size() && outstanding_ < kDiskQueueDepth) {
     const uint32_t id = jobs_.Take(requests[accepted++]);
     ++outstanding_;
-    if (requests[accepted - 1].op != StoreOp::kGet && jobs_.MustWait(id)) {
+    if (IsChange(requests[accepted - 1].op) && jobs_.MustWait(id)) {
       jobs_[id].step = DiskStep::kBlocked;
     } else {
       Begin(id);
@@ -293,6 +294,9 @@ void DiskStore::Begin(uint32_t id) {
     return MakeRoom(id);
   }
   const bool get = job.request.op == StoreOp::kGet;
+  if (job.request.op == StoreOp::kExists) {
+    return Finish(id, entry == ObjectIndex::kNone ? StatusCode::kNotFound : StatusCode::kOk);
+  }
   if (entry == ObjectIndex::kNone) {
     return Finish(id, get ? StatusCode::kNotFound : StatusCode::kOk);
   }
@@ -340,7 +344,7 @@ void DiskStore::Finish(uint32_t id, StatusCode code, uint64_t bytes) {
   DiskJob& job = jobs_[id];
   job.fd.Reset();
   ready_.Push({job.request.user_data, code, bytes});
-  const bool change = job.request.op != StoreOp::kGet;
+  const bool change = IsChange(job.request.op);
   jobs_.Release(id);
   if (!change) return;
   const uint32_t next = jobs_.NextUnblocked();

@@ -81,6 +81,7 @@ class FaultyStore final : public Store {
   // nothing is delayed.
   int event_fd() const override { return epoll_.get(); }
   bool MayContain(const ObjectName& name) const override { return inner_->MayContain(name); }
+  bool has_index() const override { return inner_->has_index(); }
   Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
     return inner_->List(visit);
   }
@@ -119,8 +120,8 @@ class FaultyStore final : public Store {
     if (slot.fault == Fault::kFail) {
       Hold(id, {request.user_data, StatusCode::kUnavailable, 0});
     } else if (slot.fault == Fault::kDrop) {
-      const bool get = request.op == StoreOp::kGet;
-      Hold(id, {request.user_data, get ? StatusCode::kNotFound : StatusCode::kOk, 0});
+      const bool asks = request.op == StoreOp::kGet || request.op == StoreOp::kExists;
+      Hold(id, {request.user_data, asks ? StatusCode::kNotFound : StatusCode::kOk, 0});
     } else {
       StoreRequest passed = request;
       passed.user_data = id;

@@ -3,8 +3,8 @@
 // Options of the wrapper begin with "fault." and are taken out of the URL before the rest goes to
 // the inner store: faulty+disk:///dir?capacity=1GiB&fault.corrupt=0.01&fault.seed=7
 //   fault.fail      probability that a request completes with kUnavailable and does nothing
-//   fault.drop      probability that a request is lost: a get says kNotFound, a put or delete says
-//   OK
+//   fault.drop      probability that a request is lost: a get or a question says kNotFound, a put
+//   or delete says OK
 //                   and does nothing
 //   fault.corrupt   probability that one bit of a successful get is flipped
 //   fault.truncate  probability that a successful get is shorter than the object

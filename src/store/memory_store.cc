@@ -30,6 +30,7 @@ class MemoryStore final : public Store {
   bool MayContain(const ObjectName& name) const override {
     return index_.Find(name) != ObjectIndex::kNone;
   }
+  bool has_index() const override { return true; }
   Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
     for (uint32_t id = index_.oldest(); id != ObjectIndex::kNone; id = index_.newer(id)) {
       if (!visit(index_.name(id), index_.bytes(id))) break;
@@ -55,6 +56,9 @@ class MemoryStore final : public Store {
         break;
       case StoreOp::kDelete:
         Remove(request.name);
+        break;
+      case StoreOp::kExists:
+        done.code = MayContain(request.name) ? StatusCode::kOk : StatusCode::kNotFound;
         break;
     }
     return done;

@@ -28,12 +28,17 @@ enum class StoreOp : uint8_t {
   kGet,     // reads the whole object into `buffer`; bytes = its size. kCorrupt when it does not fit
   kPut,     // stores `buffer` under the name, atomically: readers see the old, the new or no object
   kDelete,  // OK also when there is no such object
+  kExists,  // kOk when the object is there, else kNotFound. Cheap: for lookups
 };
+
+constexpr bool IsChange(StoreOp op) {
+  return op == StoreOp::kPut || op == StoreOp::kDelete;
+}
 
 struct StoreRequest {
   StoreOp op = StoreOp::kGet;
   ObjectName name;
-  std::span<std::byte> buffer;  // kGet: written; kPut: only read; kDelete: empty
+  std::span<std::byte> buffer;  // kGet: written; kPut: only read; else empty
   uint64_t user_data = 0;       // comes back in the completion
   // kGet, optional: how many leading bytes of the buffer are in place. Lent like the buffer; a
   // store that can tell raises it in Submit and Poll, so that the caller may use these bytes while
@@ -65,6 +70,9 @@ class Store {
   // False only when the object is surely absent (an index in memory says so); never touches the
   // store.
   virtual bool MayContain(const ObjectName& name) const = 0;
+  // True when MayContain knows all that this process can know, so that asking the store by kExists
+  // tells no more. A store that others write to has no such index: it says false.
+  virtual bool has_index() const = 0;
   // Calls `visit` for objects, in no order, until it returns false. May block: for tools, not for
   // the data path. An error when the store cannot list.
   virtual Status List(const std::function<bool(const ObjectName&, uint64_t bytes)>& visit) = 0;

@@ -3,16 +3,20 @@
 
 #include <set>
 
+#include "store/redis_process_test.h"
 #include "store/store_table.h"
 #include "store/store_test_util.h"
 
 namespace shadowserve {
 namespace {
 
+enum class Server { kNone, kRedis, kRedisWithPassword, kRedisWithTls, kRedisCluster };
+
 struct BackEnd {
   const char* name;
-  // With the directory in place of DIR.
+  // With the directory in place of DIR and the server's address in place of HOST.
   const char* url;
+  Server server = Server::kNone;
 };
 
 std::ostream& operator<<(std::ostream& out, const BackEnd& back_end) {
@@ -22,15 +26,52 @@ std::ostream& operator<<(std::ostream& out, const BackEnd& back_end) {
 class StoreContract : public testing::TestWithParam<BackEnd> {
  protected:
   void SetUp() override {
+    if (GetParam().server != Server::kNone) {
+      SS_NEEDS_REDIS();
+      StartServer();
+    }
     if (Url("").find("io=uring") == std::string::npos) return;
     const Result<std::unique_ptr<Store>> store = OpenStore(Url("1MiB"), {});
     if (store.status().code() == StatusCode::kUnsupported) GTEST_SKIP() << store.status().message();
   }
+  void StartServer() {
+    switch (GetParam().server) {
+      case Server::kNone:
+        break;
+      case Server::kRedis:
+        redis_ = std::make_unique<RedisProcess>();
+        break;
+      case Server::kRedisWithPassword:
+        redis_ = std::make_unique<RedisProcess>(std::vector<std::string>{
+            "--requirepass", "default's", "--user", "shadow", "on", "~p:ss1:*", "+@all", ">p w%"});
+        break;
+      case Server::kRedisWithTls:
+        if (!MakeCertificates(dir_.path(), "IP:127.0.0.1")) GTEST_SKIP() << "no openssl program";
+        redis_ = std::make_unique<RedisProcess>(
+            std::vector<std::string>{"--tls-cert-file", dir_.path() + "/server.crt",
+                                     "--tls-key-file", dir_.path() + "/server.key",
+                                     "--tls-ca-cert-file", dir_.path() + "/ca.crt"},
+            true);
+        break;
+      case Server::kRedisCluster:
+        cluster_ = std::make_unique<RedisClusterProcesses>();
+        break;
+    }
+  }
   std::string Url(const std::string& capacity) const {
     std::string url = GetParam().url;
-    if (const size_t at = url.find("DIR"); at != std::string::npos) {
-      url.replace(at, 3, dir_.path());
+    const auto replace = [&url](const std::string& what, const std::string& by) {
+      for (size_t at = url.find(what); at != std::string::npos; at = url.find(what)) {
+        url.replace(at, what.size(), by);
+      }
+    };
+    replace("DIR", dir_.path());
+    if (redis_ != nullptr) {
+      const bool tls = redis_->tls_port() != 0;
+      replace("HOST", "127.0.0.1:" + std::to_string(tls ? redis_->tls_port() : redis_->port()));
     }
+    if (cluster_ != nullptr) return cluster_->url();
+    if (GetParam().server != Server::kNone) return url;
     return url + (url.find('?') == std::string::npos ? "?capacity=" : "&capacity=") + capacity;
   }
   void Open(const std::string& capacity = "64MiB") {
@@ -39,11 +80,34 @@ class StoreContract : public testing::TestWithParam<BackEnd> {
     store_ = std::move(store).value();
     driver_ = std::make_unique<StoreDriver>(store_.get());
   }
+  struct Totals {
+    uint64_t objects = 0;
+    uint64_t bytes = 0;
+  };
+  Totals Listed() {
+    Totals totals;
+    const Status listed = store_->List([&](const ObjectName&, uint64_t bytes) {
+      totals.objects += 1;
+      totals.bytes += bytes;
+      return true;
+    });
+    EXPECT_TRUE(listed.ok()) << listed.ToString();
+    if (store_->has_index()) {
+      EXPECT_EQ(store_->Stats().objects, totals.objects);
+      EXPECT_EQ(store_->Stats().bytes, totals.bytes);
+    }
+    return totals;
+  }
 
   TempDir dir_;
+  std::unique_ptr<RedisProcess> redis_;
+  std::unique_ptr<RedisClusterProcesses> cluster_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<StoreDriver> driver_;
 };
+
+// Of stores that know what they hold, and bound it.
+class IndexedStoreContract : public StoreContract {};
 
 TEST_P(StoreContract, ReturnsWhatWasPut) {
   Open();
@@ -68,8 +132,8 @@ TEST_P(StoreContract, ReplacesAnObjectAsAWhole) {
   const Bytes smaller = MakeContents(name, 1000, 2);
   ASSERT_EQ(driver_->Put(name, smaller), StatusCode::kOk);
   EXPECT_TRUE(driver_->Holds(name, smaller));
-  EXPECT_EQ(store_->Stats().objects, 1u);
-  EXPECT_EQ(store_->Stats().bytes, 1000u);
+  EXPECT_EQ(Listed().objects, 1u);
+  EXPECT_EQ(Listed().bytes, 1000u);
 }
 
 TEST_P(StoreContract, ReadersSeeTheOldOrTheNewObjectWhileItIsReplaced) {
@@ -116,6 +180,20 @@ TEST_P(StoreContract, SaysNotFoundForWhatIsNotThere) {
   EXPECT_EQ(driver_->GetCode(SegmentName(1)), StatusCode::kNotFound);
 }
 
+TEST_P(StoreContract, SaysWhatExists) {
+  Open();
+  const auto code = [this](const ObjectName& name) {
+    return driver_->Run(StoreOp::kExists, name).code;
+  };
+  EXPECT_EQ(code(MarkerName(1)), StatusCode::kNotFound);
+  ASSERT_EQ(driver_->PutPair(1, 1000), StatusCode::kOk);
+  EXPECT_EQ(code(MarkerName(1)), StatusCode::kOk);
+  EXPECT_EQ(code(SegmentName(1)), StatusCode::kOk);
+  EXPECT_EQ(code(SegmentName(2)), StatusCode::kNotFound);
+  ASSERT_EQ(driver_->Delete(MarkerName(1)), StatusCode::kOk);
+  EXPECT_EQ(code(MarkerName(1)), StatusCode::kNotFound);
+}
+
 TEST_P(StoreContract, DeletesAnyNumberOfTimes) {
   Open();
   ASSERT_EQ(driver_->PutPair(1, 100), StatusCode::kOk);
@@ -123,7 +201,7 @@ TEST_P(StoreContract, DeletesAnyNumberOfTimes) {
   EXPECT_EQ(driver_->Delete(SegmentName(1)), StatusCode::kOk);
   EXPECT_EQ(driver_->GetCode(SegmentName(1)), StatusCode::kNotFound);
   EXPECT_EQ(driver_->GetCode(MarkerName(1)), StatusCode::kOk);
-  EXPECT_EQ(store_->Stats().bytes, 64u);
+  EXPECT_EQ(Listed().bytes, 64u);
 }
 
 TEST_P(StoreContract, SaysCorruptWhenTheObjectDoesNotFitTheBuffer) {
@@ -172,7 +250,7 @@ TEST_P(StoreContract, CompletesEveryAcceptedRequestOnceUnderAFullQueue) {
   EXPECT_EQ(store_->Poll(none), 0u);
 }
 
-TEST_P(StoreContract, EvictsTheLeastRecentlyUsedFirst) {
+TEST_P(IndexedStoreContract, EvictsTheLeastRecentlyUsedFirst) {
   Open("10KiB");
   for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(driver_->PutPair(i, 2000), StatusCode::kOk);
   ASSERT_EQ(driver_->GetCode(SegmentName(0)), StatusCode::kOk);
@@ -185,7 +263,7 @@ TEST_P(StoreContract, EvictsTheLeastRecentlyUsedFirst) {
   EXPECT_GT(store_->Stats().evicted_objects, 0u);
 }
 
-TEST_P(StoreContract, EvictsAMarkerWithItsSegment) {
+TEST_P(IndexedStoreContract, EvictsAMarkerWithItsSegment) {
   Open("10KiB");
   for (uint64_t i = 0; i < 20; ++i) {
     ASSERT_EQ(driver_->PutPair(i, 2000), StatusCode::kOk);
@@ -198,7 +276,7 @@ TEST_P(StoreContract, EvictsAMarkerWithItsSegment) {
   EXPECT_LT(store_->Stats().objects, 12u);
 }
 
-TEST_P(StoreContract, NeverHoldsMoreThanItsCapacity) {
+TEST_P(IndexedStoreContract, NeverHoldsMoreThanItsCapacity) {
   Open("10KiB");
   Bytes contents(3000);
   for (uint64_t i = 0; i < 200; ++i) {
@@ -211,7 +289,7 @@ TEST_P(StoreContract, NeverHoldsMoreThanItsCapacity) {
   EXPECT_EQ(store_->Stats().capacity_bytes, 10u * 1024);
 }
 
-TEST_P(StoreContract, RefusesAnObjectLargerThanItsCapacity) {
+TEST_P(IndexedStoreContract, RefusesAnObjectLargerThanItsCapacity) {
   Open("10KiB");
   ASSERT_EQ(driver_->PutPair(1, 1000), StatusCode::kOk);
   EXPECT_EQ(driver_->Put(SegmentName(2), Bytes(10 * 1024 + 1)), StatusCode::kExhausted);
@@ -219,7 +297,7 @@ TEST_P(StoreContract, RefusesAnObjectLargerThanItsCapacity) {
   EXPECT_EQ(driver_->Put(SegmentName(2), Bytes(10 * 1024)), StatusCode::kOk);
 }
 
-TEST_P(StoreContract, KnowsWhatItMayContain) {
+TEST_P(IndexedStoreContract, KnowsWhatItMayContain) {
   Open();
   EXPECT_FALSE(store_->MayContain(SegmentName(1)));
   ASSERT_EQ(driver_->PutPair(1, 100), StatusCode::kOk);
@@ -257,7 +335,7 @@ TEST_P(StoreContract, HoldsManyObjects) {
     (void)driver_->Start(StoreOp::kPut, SegmentName(i), contents[i]);
   }
   driver_->Drain();
-  EXPECT_EQ(store_->Stats().objects, kObjects);
+  EXPECT_EQ(Listed().objects, kObjects);
   std::vector<Bytes> buffers(kObjects, Bytes(150));
   const uint64_t first = driver_->Start(StoreOp::kGet, SegmentName(0), buffers[0]);
   for (uint64_t i = 1; i < kObjects; ++i) {
@@ -271,14 +349,29 @@ TEST_P(StoreContract, HoldsManyObjects) {
   EXPECT_EQ(driver_->twice(), 0u);
 }
 
+const auto kIndexed = testing::Values(
+    BackEnd{"memory", "memory://"}, BackEnd{"disk_uring", "disk://DIR?io=uring"},
+    BackEnd{"disk_sync", "disk://DIR?io=sync"}, BackEnd{"disk_fsync", "disk://DIR?fsync=1"},
+    BackEnd{"faulty_memory", "faulty+memory://?fault.seed=7"},
+    BackEnd{"faulty_disk", "faulty+disk://DIR?fault.delay_ms=1"});
+const auto kName = [](const auto& test) { return std::string(test.param.name); };
+
+INSTANTIATE_TEST_SUITE_P(BackEnds, StoreContract, kIndexed, kName);
+INSTANTIATE_TEST_SUITE_P(BackEnds, IndexedStoreContract, kIndexed, kName);
 INSTANTIATE_TEST_SUITE_P(
-    BackEnds, StoreContract,
-    testing::Values(BackEnd{"memory", "memory://"}, BackEnd{"disk_uring", "disk://DIR?io=uring"},
-                    BackEnd{"disk_sync", "disk://DIR?io=sync"},
-                    BackEnd{"disk_fsync", "disk://DIR?fsync=1"},
-                    BackEnd{"faulty_memory", "faulty+memory://?fault.seed=7"},
-                    BackEnd{"faulty_disk", "faulty+disk://DIR?fault.delay_ms=1"}),
-    [](const auto& test) { return std::string(test.param.name); });
+    Redis, StoreContract,
+    testing::Values(
+        BackEnd{"redis", "redis://HOST", Server::kRedis},
+        BackEnd{"redis_one_connection", "redis://HOST/3?connections=1&ttl_s=600", Server::kRedis},
+        BackEnd{"redis_password",
+                "redis://shadow:p%20w%25@HOST?key_prefix=p:", Server::kRedisWithPassword},
+        BackEnd{"redis_tls",
+                "rediss://HOST?ca_file=DIR/ca.crt&cert_file=DIR/client.crt"
+                "&key_file=DIR/client.key",
+                Server::kRedisWithTls},
+        BackEnd{"redis_cluster", "", Server::kRedisCluster},
+        BackEnd{"faulty_redis", "faulty+redis://HOST?fault.delay_ms=1", Server::kRedis}),
+    kName);
 
 }  // namespace
 }  // namespace shadowserve

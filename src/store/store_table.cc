@@ -8,6 +8,7 @@
 #include "store/disk_store.h"
 #include "store/faulty_store.h"
 #include "store/memory_store.h"
+#include "store/redis_store.h"
 #include "store/store_url.h"
 
 namespace shadowserve {
@@ -32,15 +33,27 @@ Result<std::unique_ptr<Store>> OpenMemory(const StoreUrl& url, const StoreOption
   return MakeMemoryStore(memory);
 }
 
+Status CheckRedis(const StoreUrl& url) {
+  return ParseRedisStoreUrl(url).status();
+}
+Result<std::unique_ptr<Store>> OpenRedis(const StoreUrl& url, const StoreOptions&) {
+  SS_TRY_ASSIGN(const RedisStoreOptions redis, ParseRedisStoreUrl(url));
+  return OpenRedisStore(redis);
+}
+
 struct StoreRow {
   std::string_view scheme;
   Status (*check)(const StoreUrl&);
   Result<std::unique_ptr<Store>> (*open)(const StoreUrl&, const StoreOptions&);
 };
 
-constexpr std::array<StoreRow, 2> kRows = {{
+constexpr std::array<StoreRow, 6> kRows = {{
     {"disk", CheckDisk, OpenDisk},
     {"memory", CheckMemory, OpenMemory},
+    {"redis", CheckRedis, OpenRedis},
+    {"rediss", CheckRedis, OpenRedis},
+    {"redis+cluster", CheckRedis, OpenRedis},
+    {"rediss+cluster", CheckRedis, OpenRedis},
 }};
 
 Result<const StoreRow*> FindRow(std::string_view scheme) {

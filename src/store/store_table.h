@@ -1,5 +1,5 @@
-// The store back ends, by URL scheme: disk, memory (contract.md, "Store URLs"), and `faulty+<url>`,
-// which wraps any of them for drills.
+// The store back ends, by URL scheme: disk, memory, Redis and its clusters (contract.md, "Store
+// URLs"), and `faulty+<url>`, which wraps any of them for drills.
 #ifndef SHADOWSERVE_STORE_STORE_TABLE_H_
 #define SHADOWSERVE_STORE_STORE_TABLE_H_
 

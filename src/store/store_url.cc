@@ -31,8 +31,31 @@ bool IsPlainText(std::string_view text) {
   });
 }
 
-// False for an incomplete escape and for %00, which no path can hold.
-bool Unescape(std::string_view text, std::string* out) {
+Status ParseOptions(std::string_view query, std::vector<StoreUrlOption>* options) {
+  while (!query.empty()) {
+    const std::string_view part = query.substr(0, query.find('&'));
+    query.remove_prefix(std::min(query.size(), part.size() + 1));
+    const size_t equals = part.find('=');
+    const std::string name(part.substr(0, equals));
+    if (equals == std::string_view::npos || name.empty()) {
+      return BadUrl("option '" + std::string(part) + "' is not name=value");
+    }
+    const auto same = [&name](const StoreUrlOption& option) { return option.name == name; };
+    if (std::ranges::any_of(*options, same)) {
+      return BadUrl("option '" + name + "' is given twice");
+    }
+    StoreUrlOption option{name, {}};
+    if (!UnescapeUrlText(part.substr(equals + 1), &option.value)) {
+      return BadUrl("option '" + name + "': bad % escape");
+    }
+    options->push_back(std::move(option));
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+bool UnescapeUrlText(std::string_view text, std::string* out) {
   out->clear();
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] != '%') {
@@ -50,30 +73,6 @@ bool Unescape(std::string_view text, std::string* out) {
   return true;
 }
 
-Status ParseOptions(std::string_view query, std::vector<StoreUrlOption>* options) {
-  while (!query.empty()) {
-    const std::string_view part = query.substr(0, query.find('&'));
-    query.remove_prefix(std::min(query.size(), part.size() + 1));
-    const size_t equals = part.find('=');
-    const std::string name(part.substr(0, equals));
-    if (equals == std::string_view::npos || name.empty()) {
-      return BadUrl("option '" + std::string(part) + "' is not name=value");
-    }
-    const auto same = [&name](const StoreUrlOption& option) { return option.name == name; };
-    if (std::ranges::any_of(*options, same)) {
-      return BadUrl("option '" + name + "' is given twice");
-    }
-    StoreUrlOption option{name, {}};
-    if (!Unescape(part.substr(equals + 1), &option.value)) {
-      return BadUrl("option '" + name + "': bad % escape");
-    }
-    options->push_back(std::move(option));
-  }
-  return OkStatus();
-}
-
-}  // namespace
-
 Result<StoreUrl> ParseStoreUrl(std::string_view text) {
   if (text.size() > kStoreUrlBytesMax) return BadUrl("longer than 4096 bytes");
   if (!IsPlainText(text)) return BadUrl("holds a space or a control character");
@@ -88,7 +87,7 @@ Result<StoreUrl> ParseStoreUrl(std::string_view text) {
   const std::string_view place = text.substr(0, question);
   const size_t slash = std::min(place.find('/'), place.size());
   url.authority = place.substr(0, slash);
-  if (!Unescape(place.substr(slash), &url.path)) return BadUrl("path: bad % escape");
+  if (!UnescapeUrlText(place.substr(slash), &url.path)) return BadUrl("path: bad % escape");
   if (question != std::string_view::npos) {
     SS_TRY(ParseOptions(text.substr(question + 1), &url.options));
   }
