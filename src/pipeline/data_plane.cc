@@ -88,11 +88,13 @@ bool DataPlane::FinishLeaving() {
 }
 
 bool DataPlane::Idle() const {
-  return fetch_->idle() && save_->idle() && leaving_.empty() && store_port_.inflight() == 0;
+  return fetch_->idle() && save_->idle() && lookup_.idle() && leaving_.empty() &&
+         store_port_.inflight() == 0;
 }
 
 bool DataPlane::Turn() {
   bool moved = mailbox_.Run();
+  moved |= lookup_.Turn();
   moved |= store_port_.Poll();
   moved |= transfers_.Poll();
   moved |= fetch_->Turn();

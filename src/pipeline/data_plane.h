@@ -1,7 +1,7 @@
 // The data plane's one thread: owns the store, the slabs, the devices and both pipelines.
 //
-//   mailbox -> store -> transfers -> fetch (admit, compute step) -> save (one step, if no fetch
-//   waits)
+//   mailbox -> lookups -> store -> transfers -> fetch (admit, compute step) -> save (one step, if
+//   no fetch waits)
 //
 // Every turn does a little of each, then the thread sleeps on file descriptors until the next
 // message, store completion or deadline. Everything that other threads want is posted into the
@@ -19,6 +19,7 @@
 
 #include "flow/mailbox.h"
 #include "pipeline/fetch_pipeline.h"
+#include "pipeline/lookup_pipeline.h"
 #include "pipeline/save_pipeline.h"
 #include "store/store.h"
 
@@ -57,6 +58,7 @@ class DataPlane {
   // The rest runs on the data plane's thread only (inside Post, or before Start).
   FetchPipeline& fetch() { return *fetch_; }
   SavePipeline& save() { return *save_; }
+  LookupPipeline& lookup() { return lookup_; }
   StorePort& store_port() { return store_port_; }
   Store& store() { return *store_; }
   // Owns the memory from now on. REQUIRES: a rank id never used before.
@@ -82,7 +84,8 @@ class DataPlane {
         events_(events),
         mailbox_(kMailboxMax),
         store_port_(store_.get(), metrics, clock),
-        transfers_(metrics, clock) {}
+        transfers_(metrics, clock),
+        lookup_(&store_port_) {}
 
   void Run();
   bool Turn();
@@ -97,6 +100,7 @@ class DataPlane {
   Mailbox mailbox_;
   StorePort store_port_;
   TransferPort transfers_;
+  LookupPipeline lookup_;
   std::unique_ptr<SlabPool> fetch_slabs_;
   std::unique_ptr<SlabPool> save_slabs_;
   std::unordered_map<uint64_t, std::unique_ptr<RankMemory>> ranks_;

@@ -437,8 +437,14 @@ TEST(SavePipeline, AsksForEveryUnitAndSaysWhichReadIsTheLast) {
   EXPECT_TRUE(bench.events.reads[2].second);
 }
 
-TEST(SavePipeline, ReadsOnlyWhatTheStoreLacks) {
-  PipelineBench bench;
+class SaveOverAnyStore : public ::testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(Stores, SaveOverAnyStore, ::testing::Bool(), [](const auto& test) {
+  return std::string(test.param ? "indexed" : "unindexed");
+});
+
+TEST_P(SaveOverAnyStore, ReadsOnlyWhatTheStoreLacks) {
+  PipelineBench bench({.indexed = GetParam()});
   EngineMemory from(kWide, 128, 4, Form::kCpuVec, true);
   from.Fill(1);
   bench.SaveChunk(1, from, KeyOf(0), {0, 1}, kRaw);
@@ -454,6 +460,30 @@ TEST(SavePipeline, ReadsOnlyWhatTheStoreLacks) {
   bench.Settle();
   EXPECT_EQ(bench.events.saves.at(3).outcome, SaveOutcome::kStored);
   EXPECT_EQ(bench.events.reads.size(), reads + 1);
+}
+
+TEST(SavePipeline, AStoreThatCannotAnswerDropsTheSaveBeforeAnythingIsRead) {
+  PipelineBench bench({.indexed = false});
+  static_cast<UnindexedStore&>(*bench.store).fail_from = 1;
+  EngineMemory from(kWide, 128, 4, Form::kCpuVec, true);
+  bench.SaveChunk(1, from, KeyOf(0), {0, 1}, kRaw);
+  bench.Settle();
+  EXPECT_EQ(bench.events.saves.at(1).outcome, SaveOutcome::kDropped);
+  EXPECT_EQ(bench.events.saves.at(1).reason, DropLabel::kStoreError);
+  EXPECT_TRUE(bench.events.reads.empty());
+}
+
+TEST(SavePipeline, ASaveThatIsCancelledWhileItAsksEndsOnce) {
+  PipelineBench bench({.indexed = false});
+  EngineMemory from(kWide, 128, 4, Form::kCpuVec, true);
+  bench.SaveChunk(1, from, KeyOf(0), {0, 1}, kRaw);
+  (void)bench.save->Turn();
+  bench.save->Cancel(1, DropLabel::kEngineGone);
+  (void)bench.save->Turn();
+  EXPECT_FALSE(bench.events.saves.contains(1));  // its questions are still out
+  bench.Settle();
+  EXPECT_EQ(bench.events.saves.at(1).outcome, SaveOutcome::kDropped);
+  EXPECT_EQ(bench.events.repeated, 0u);
 }
 
 TEST(SavePipeline, AFullStoreDropsTheSaveAndCountsIt) {

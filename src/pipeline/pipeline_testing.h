@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "pipeline/fetch_pipeline.h"
+#include "pipeline/lookup_pipeline.h"
 #include "pipeline/save_pipeline.h"
 #include "store/store_table.h"
 
@@ -159,11 +160,61 @@ struct Recorder final : PipelineEvents {
   }
 };
 
+// A store whose contents nobody knows without asking, as those that others write to.
+class UnindexedStore final : public Store {
+ public:
+  explicit UnindexedStore(std::unique_ptr<Store> inner) : inner_(std::move(inner)) {}
+
+  uint64_t asked = 0;               // questions accepted
+  uint64_t fail_from = UINT64_MAX;  // number of the question from which on all fail
+  size_t accept_max = SIZE_MAX;     // requests taken by one Submit, at most
+
+  size_t Submit(std::span<const StoreRequest> requests) override {
+    size_t accepted = 0;
+    for (const StoreRequest& request : requests.first(std::min(requests.size(), accept_max))) {
+      const bool question = request.op == StoreOp::kExists;
+      if (question && asked >= fail_from) {
+        failed_.push_back({request.user_data, StatusCode::kUnavailable, 0});
+      } else if (inner_->Submit(std::span(&request, 1)) != 1) {
+        break;
+      }
+      asked += question ? 1 : 0;
+      ++accepted;
+    }
+    return accepted;
+  }
+  size_t Poll(std::span<StoreCompletion> completions) override {
+    size_t count = 0;
+    for (; count < completions.size() && !failed_.empty(); failed_.pop_back()) {
+      completions[count++] = failed_.back();
+    }
+    return count + inner_->Poll(completions.subspan(count));
+  }
+  int event_fd() const override { return inner_->event_fd(); }
+  bool MayContain(const ObjectName&) const override { return true; }
+  bool has_index() const override { return false; }
+  Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
+    return inner_->List(visit);
+  }
+  StoreStats Stats() const override { return inner_->Stats(); }
+  std::string Describe() const override { return inner_->Describe(); }
+
+ private:
+  std::unique_ptr<Store> inner_;
+  std::vector<StoreCompletion> failed_;
+};
+
+inline std::unique_ptr<Store> OpenBenchStore(const std::string& url, bool indexed) {
+  std::unique_ptr<Store> store = OpenStore(url, {}).value();
+  return indexed ? std::move(store) : std::make_unique<UnindexedStore>(std::move(store));
+}
+
 struct BenchOptions {
   uint32_t fetch_slabs = 8;
   uint32_t save_slabs = 4;
   uint32_t joins = 4;
   std::string store = "memory://?capacity=256MiB";
+  bool indexed = true;
   bool by_hand = false;  // wrap it into a SteppedStore
 };
 
@@ -239,6 +290,7 @@ struct PipelineBench {
   Recorder events;
   std::unique_ptr<Store> store;
   StorePort port;
+  LookupPipeline lookup;
   TransferPort transfers;
   std::unique_ptr<SlabPool> fetch_slabs;
   std::unique_ptr<SlabPool> save_slabs;
@@ -251,6 +303,7 @@ struct PipelineBench {
   explicit PipelineBench(const BenchOptions& options = {})
       : store(MakeStore(options)),
         port(store.get(), &metrics, &clock),
+        lookup(&port),
         transfers(&metrics, &clock),
         fetch_slabs(SlabPool::Create("fetch", uint64_t{5} << 20, options.fetch_slabs).value()),
         save_slabs(SlabPool::Create("save", uint64_t{5} << 20, options.save_slabs).value()) {
@@ -262,7 +315,7 @@ struct PipelineBench {
   }
 
   static std::unique_ptr<Store> MakeStore(const BenchOptions& options) {
-    std::unique_ptr<Store> store = OpenStore(options.store, {}).value();
+    std::unique_ptr<Store> store = OpenBenchStore(options.store, options.indexed);
     if (options.by_hand) store = std::make_unique<SteppedStore>(std::move(store));
     return store;
   }
@@ -270,7 +323,8 @@ struct PipelineBench {
   SteppedStore& stepped() { return static_cast<SteppedStore&>(*store); }
 
   bool Turn() {
-    bool moved = port.Poll();
+    bool moved = lookup.Turn();
+    moved |= port.Poll();
     moved |= transfers.Poll();
     moved |= fetch->Turn();
     if (!fetch->busy()) moved |= save->Turn();

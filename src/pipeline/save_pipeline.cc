@@ -9,6 +9,8 @@ namespace shadowserve {
 namespace {
 
 constexpr uint32_t kGatherBlocksPerTurn = 8;
+// Tag of a store request: the slot, and above it 0 or, for a question, unit + 1.
+constexpr uint32_t kSlotBits = 24;
 
 }  // namespace
 
@@ -70,23 +72,49 @@ ObjectName SavePipeline::UnitName(const SaveSpec& spec, uint32_t unit, SegmentSh
   return name;
 }
 
-uint32_t SavePipeline::NextMissing(const SaveSpec& spec, uint32_t unit) const {
+uint32_t SavePipeline::NextMissing(const Save& save, uint32_t unit) const {
   SegmentShape shape;
-  for (; unit < Units(spec); ++unit) {
-    if (!store_->MayContain(UnitName(spec, unit, &shape).AsKind(ObjectKind::kMarker))) break;
+  const bool indexed = store_->has_index();
+  for (; unit < Units(save.spec); ++unit) {
+    const bool present =
+        indexed ? store_->MayContain(UnitName(save.spec, unit, &shape).AsKind(ObjectKind::kMarker))
+                : save.present[unit] != 0;
+    if (!present) break;
   }
   return unit;
+}
+
+// Asks for the units' markers; then, when all answers are there, the save goes on.
+bool SavePipeline::Ask(Save* save) {
+  const uint32_t first = save->next_ask;
+  SegmentShape shape;
+  while (save->next_ask < Units(save->spec)) {
+    const ObjectName name = UnitName(save->spec, save->next_ask, &shape);
+    const uint64_t tag =
+        (uint64_t{save->next_ask} + 1) << kSlotBits | static_cast<uint64_t>(save - slots_.data());
+    if (!store_->Submit(this, StoreOp::kExists, name.AsKind(ObjectKind::kMarker), {}, tag)) break;
+    ++save->next_ask;
+    ++save->asks_in_flight;
+  }
+  if (save->next_ask > first) return true;
+  if (save->asks_in_flight > 0 || save->next_ask < Units(save->spec)) return false;
+  save->step = Step::kNextUnit;
+  return true;
 }
 
 bool SavePipeline::FillSlots() {
   if (queue_.empty() || used_slots_ == slots_.size()) return false;
   for (Save& save : slots_) {
     if (save.used || queue_.empty()) continue;
-    std::vector<TransferRun> runs = std::move(save.runs);  // its capacity is kept
+    std::vector<TransferRun> runs = std::move(save.runs);  // their capacity is kept
+    std::vector<uint8_t> present = std::move(save.present);
     save = Save{};
     save.used = true;
     save.spec = std::move(queue_.front());
     save.runs = std::move(runs);
+    save.present = std::move(present);
+    save.present.assign(Units(save.spec), 0);
+    save.step = store_->has_index() ? Step::kNextUnit : Step::kAsking;
     queue_.pop_front();
     ++used_slots_;
   }
@@ -105,8 +133,13 @@ bool SavePipeline::Turn() {
 
 bool SavePipeline::Advance(Save* save) {
   if (save->in_flight) return false;
-  if (save->stopping) return Finish(save, SaveOutcome::kDropped), true;
+  if (save->stopping) {
+    if (save->asks_in_flight > 0) return false;
+    return Finish(save, SaveOutcome::kDropped), true;
+  }
   switch (save->step) {
+    case Step::kAsking:
+      return Ask(save);
     case Step::kNextUnit:
       return OpenUnit(save);
     case Step::kReading:
@@ -130,7 +163,7 @@ bool SavePipeline::Advance(Save* save) {
 }
 
 bool SavePipeline::OpenUnit(Save* save) {
-  save->unit = NextMissing(save->spec, save->unit);
+  save->unit = NextMissing(*save, save->unit);
   // A later unit that vanished from the store meanwhile is left to the next save.
   if (save->reads_over || save->unit == Units(save->spec)) {
     Finish(save, save->stored_any ? SaveOutcome::kStored : SaveOutcome::kPresent);
@@ -184,7 +217,7 @@ void SavePipeline::Gather(Save* save) {
   save->answers_wanted += 1;
   save->confirm_deadline_ns = clock_->NowNs() + kConfirmWaitNs;
   metrics_->kv_bytes[DirectionLabel::kOut].Add(save->shape.raw_bytes());
-  save->reads_over = NextMissing(save->spec, save->unit + 1) == Units(save->spec);
+  save->reads_over = NextMissing(*save, save->unit + 1) == Units(save->spec);
   events_->OnSaveRead(save->spec.save_id, save->reads_over);
 }
 
@@ -229,7 +262,16 @@ bool SavePipeline::Put(Save* save, ObjectKind kind) {
 }
 
 void SavePipeline::OnStore(uint64_t tag, StatusCode code, uint64_t /*bytes*/) {
-  Save* save = &slots_[tag];
+  Save* save = &slots_[tag & ((uint64_t{1} << kSlotBits) - 1)];
+  const uint64_t question = tag >> kSlotBits;
+  if (question > 0) {
+    --save->asks_in_flight;
+    save->present[question - 1] = code == StatusCode::kOk ? 1 : 0;
+    if (code != StatusCode::kOk && code != StatusCode::kNotFound) {
+      Stop(save, DropLabel::kStoreError);
+    }
+    return;
+  }
   save->in_flight = false;
   if (code != StatusCode::kOk) {
     return Stop(save,

@@ -1,6 +1,7 @@
 // The save pipeline: read pages -> quantize -> encode -> store, at lower priority than any fetch.
 //
-// A save is one chunk of one rank. Its UNITS (layer range x head group) that are not stored yet are
+// A save is one chunk of one rank. A store without an index is asked first which of its markers are
+// there. Its UNITS (layer range x head group) that are not stored yet are
 // worked on one after another: gather the pages into a canonical slab, ask whether the pages were
 // held all the while, encode meanwhile, and only when the answer is yes publish the segment and
 // then its marker. So a read of pages that were reused never reaches the store.
@@ -56,6 +57,7 @@ class SavePipeline final : public StoreListener, public TransferListener {
 
  private:
   enum class Step : uint8_t {
+    kAsking,      // which units the store lacks, where no index says so
     kNextUnit,    // look for a unit that is missing, take its slabs
     kReading,     // transfer in flight (devices without direct access)
     kGathering,   // pages (or staging) -> canonical slab, a few blocks a turn
@@ -77,6 +79,9 @@ class SavePipeline final : public StoreListener, public TransferListener {
     ObjectName name;
     uint32_t next_block = 0;
     std::vector<TransferRun> runs;
+    std::vector<uint8_t> present;  // by unit, as the store answered
+    uint32_t next_ask = 0;
+    uint32_t asks_in_flight = 0;
     std::span<const std::byte> object;
     std::array<std::byte, kMarkerBytes> marker;
     int64_t confirm_deadline_ns = 0;
@@ -100,7 +105,8 @@ class SavePipeline final : public StoreListener, public TransferListener {
   static uint32_t Units(const SaveSpec& spec);
   static ObjectName UnitName(const SaveSpec& spec, uint32_t unit, SegmentShape* shape);
   // The first unit at or after `unit` that the store lacks, or Units().
-  uint32_t NextMissing(const SaveSpec& spec, uint32_t unit) const;
+  uint32_t NextMissing(const Save& save, uint32_t unit) const;
+  bool Ask(Save* save);
   bool FillSlots();
   bool Advance(Save* save);
   bool OpenUnit(Save* save);

@@ -41,12 +41,13 @@ class StorePort {
   // Removes a segment and its marker, some time soon.
   void Discard(const ObjectName& name);
   bool MayContain(const ObjectName& name) const { return store_->MayContain(name); }
+  bool has_index() const { return store_->has_index(); }
   // Delivers completions; true when there were any.
   bool Poll();
   size_t inflight() const { return inflight_; }
 
  private:
-  static constexpr size_t kListenersMax = 4;
+  static constexpr size_t kListenersMax = 8;
   uint64_t ListenerIndex(StoreListener* listener);
   void SubmitDiscards();
 

@@ -8,33 +8,6 @@
 #include "server/engines.h"
 
 namespace shadowserve {
-namespace {
-
-// How many of the leading chunks have every marker that this model needs.
-uint32_t CountPresent(StorePort& store, const ModelShape& shape, const StoredForm& form,
-                      std::span<const ChunkKey> keys) {
-  ObjectName name;
-  name.profile = form.profile;
-  name.codec = form.codec;
-  name.kind = ObjectKind::kMarker;
-  name.head_groups = static_cast<uint16_t>(shape.head_groups);
-  const uint32_t ranges = RangeCount(shape);
-  for (uint32_t chunk = 0; chunk < keys.size(); ++chunk) {
-    name.key = keys[chunk];
-    for (uint32_t range = 0; range < ranges; ++range) {
-      const LayerRange layers = RangeAt(shape, range);
-      name.first_layer = static_cast<uint16_t>(layers.first);
-      name.layer_count = static_cast<uint16_t>(layers.count);
-      for (uint32_t group = 0; group < shape.head_groups; ++group) {
-        name.head_group = static_cast<uint16_t>(group);
-        if (!store.MayContain(name)) return chunk;
-      }
-    }
-  }
-  return static_cast<uint32_t>(keys.size());
-}
-
-}  // namespace
 
 void Engines::PostOr(std::function<void()> work, std::function<void()> refused) {
   if (!plane_->Post(std::move(work))) refused();
@@ -56,14 +29,19 @@ void Engines::HandleLookup(Engine* engine, const v1::Lookup& lookup) {
     return reply(engine->scheduler.get(),
                  keys.ok() ? StatusCode::kUnavailable : keys.status().code(), 0);
   }
-  auto work = [this, reply, session = engine->scheduler, shape = engine->shape, form = engine->form,
-               wanted = std::move(keys).value()] {
-    const uint32_t present = CountPresent(plane_->store_port(), shape, form, wanted);
-    const LookupLabel label = present == wanted.size() ? LookupLabel::kHit
-                              : present > 0            ? LookupLabel::kPartial
-                                                       : LookupLabel::kMiss;
+  LookupPipeline::Spec spec{engine->shape, engine->form, std::move(keys).value()};
+  const size_t wanted = spec.keys.size();
+  auto answer = [this, reply, session = engine->scheduler, wanted](StatusCode code,
+                                                                   uint32_t present) {
+    const LookupLabel label = code != StatusCode::kOk ? LookupLabel::kError
+                              : present == wanted     ? LookupLabel::kHit
+                              : present > 0           ? LookupLabel::kPartial
+                                                      : LookupLabel::kMiss;
     metrics_->lookups[label].Add();
-    reply(session.get(), StatusCode::kOk, present);
+    reply(session.get(), code, present);
+  };
+  auto work = [this, spec = std::move(spec), answer]() mutable {
+    plane_->lookup().Start(std::move(spec), std::move(answer));
   };
   PostOr(std::move(work), [this, reply, session = engine->scheduler] {
     metrics_->lookups[LookupLabel::kError].Add();
