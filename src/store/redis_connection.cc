@@ -359,9 +359,10 @@ void RedisConnection::CheckTime(int64_t now_ns) {
   if (state_ == State::kClosed) return;
   if (state_ != State::kReady) {
     if (now_ns - opened_ns_ < options_->connect_timeout_ns) return;
-    return Close(RedisFault::kTimeout, state_ == State::kConnecting
-                                           ? "no connection within the time-out"
-                                           : "no greeting within the time-out");
+    return Close(RedisFault::kTimeout,
+                 state_ == State::kConnecting  ? "no connection within the time-out"
+                 : state_ == State::kHandshake ? "no TLS handshake within the time-out"
+                                               : "no greeting within the time-out");
   }
   if (outstanding_commands_ == 0 || now_ns - progress_ns_ < options_->timeout_ns) return;
   Close(RedisFault::kTimeout, "no reply within the time-out");

@@ -51,6 +51,8 @@ class RedisProcess {
   std::string Ask(const std::vector<std::string>& arguments) const;
   // Password of later Asks.
   void set_password(std::string password) { password_ = std::move(password); }
+  // Of later Starts.
+  void set_arguments(std::vector<std::string> arguments) { arguments_ = std::move(arguments); }
 
  private:
   TempDir directory_;

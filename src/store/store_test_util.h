@@ -124,8 +124,6 @@ class StoreDriver {
   }
   const std::map<uint64_t, StoreCompletion>& completions() const { return done_; }
   uint64_t twice() const { return twice_; }
-
- private:
   void WaitAndPoll() {
     if (store_->event_fd() >= 0) {
       pollfd event = {store_->event_fd(), POLLIN, 0};
@@ -140,6 +138,7 @@ class StoreDriver {
     }
   }
 
+ private:
   Store* store_;
   uint64_t next_id_ = 1;
   uint64_t inflight_ = 0;
