@@ -9,6 +9,8 @@ another text.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine import Answer
 
 # Repeated runs with other batch shapes differ by up to 0.05 on the test model, damaged pages by 1 and more.
@@ -28,6 +30,24 @@ def disagreement(reference: Answer, answer: Answer, tolerance: float = LOGPROB_T
             margin = ours[wanted] - ours.get(got, float("-inf"))
             return None if margin <= 2 * tolerance else f"step {step}: token {got}, not {wanted} (margin {margin:.2f})"
     return None
+
+
+def head(answer: Answer, tokens: int) -> Answer:
+    """As if no more had been asked for."""
+    return replace(
+        answer, tokens=answer.tokens[:tokens], logprobs=answer.logprobs[:tokens], times=answer.times[:tokens]
+    )
+
+
+def distance(reference: Answer, answer: Answer) -> float:
+    """Largest difference of a log-probability of the reference's two best tokens, as far as both texts are
+    the same; infinite when the other does not list the token."""
+    worst = 0.0
+    for step in range(min(same_steps(reference, answer) + 1, len(reference.tokens))):
+        ours, theirs = reference.logprobs[step], answer.logprobs[step]
+        for token in sorted(ours, key=lambda candidate: -ours[candidate])[:2]:
+            worst = max(worst, abs(ours[token] - theirs.get(token, float("-inf"))))
+    return worst
 
 
 def same_steps(reference: Answer, answer: Answer) -> int:

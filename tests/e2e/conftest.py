@@ -1,11 +1,13 @@
 """Engines and data plane that the scenarios share: an engine takes tens of seconds to start.
 
-Counted: `engine` (pages of 128 tokens), `other_engine` (pages of 32, little memory, another hash seed) and
-one more for each test that needs a fresh one; the whole folder stays under the limit of 12.
+Counted: `engine` (pages of 128 tokens), `other_engine` (pages of 32, little memory, another hash seed), the one
+of `fence` (a data plane and a store of its own, short deadline) and one more for each test that needs a fresh one; the whole folder stays under the limit of 12.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from dataplane import DataPlane
 from engine import Engine
 from make_model import write_model
 from rig import MODEL, PLANE_CORES, Rig, make_engine
+
+NOBODY = 65534
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,37 @@ def other_engine(model: Path, plane: DataPlane) -> Iterator[Engine]:
         model, plane, "other_engine", page_tokens=32, pages=96, max_model_len=3000, hash_seed="1", connector=connector
     ) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def fence_rig(model: Path) -> Iterator[Rig]:
+    """For the roughest faults: its data plane runs as nobody where that can be arranged."""
+    with tempfile.TemporaryDirectory(prefix="ss-fence-") as folder:
+        os.chmod(folder, 0o755)
+        user = NOBODY if os.getuid() == 0 else None
+        data_plane = DataPlane(Path(folder), cores=PLANE_CORES, user=user)
+        data_plane.start()
+        connector = {"lookup_timeout_s": 1, "fetch_deadline_s": 1.5}
+        try:
+            with make_engine(
+                model,
+                data_plane,
+                "fence_engine",
+                page_tokens=32,
+                pages=224,
+                max_model_len=4096,
+                connector=connector,
+                embeddings=True,
+            ) as started:
+                yield Rig(started, data_plane)
+        finally:
+            data_plane.close()
+
+
+@pytest.fixture
+def fence(fence_rig: Rig) -> Rig:
+    fence_rig.forget()
+    return fence_rig
 
 
 @pytest.fixture

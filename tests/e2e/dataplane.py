@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,11 +14,13 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DAEMON = Path(os.environ.get("SHADOWSERVED", ROOT / "build" / "release" / "bin" / "shadowserved"))
+CONTROL = DAEMON.with_name("shadowctl")
 
 
 def free_port() -> int:
@@ -37,10 +41,18 @@ class DataPlane:
         cores: Sequence[int] = (),
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        user: int | None = None,
     ) -> None:
+        """`user`: a uid to run as, if this process may change it; it must be able to reach `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         # Addresses of Unix sockets are short (108 bytes): not in a deep test folder.
         self._sockets = tempfile.TemporaryDirectory(prefix="ss-")
+        self._user = user
+        self._program = DAEMON
+        if user is not None:
+            os.chown(self._sockets.name, user, user)
+            # The build may lie where only its owner looks.
+            self._program = Path(shutil.copy2(DAEMON, folder))
         self.folder = folder
         self.address = f"unix://{self._sockets.name}/plane.sock"
         self.store_folder = folder / "store"
@@ -51,7 +63,6 @@ class DataPlane:
             "SHADOWSERVE_CODEC_LOSSLESS": lossless,
             **(environment or {}),
         }
-        self._program = DAEMON
         self._cores = cores
         self._arguments = list(arguments)
         self._process: subprocess.Popen[str] | None = None
@@ -59,13 +70,22 @@ class DataPlane:
 
     def start(self, timeout_s: float = 30) -> None:
         self.store_folder.mkdir(exist_ok=True)
+        if self._user is not None:
+            os.chown(self.store_folder, self._user, self._user)
         command = [str(self._program), "--listen", self.address, "--store", self.store]
         command += ["--metrics", f"127.0.0.1:{self.metrics_port}", *self._arguments]
         if self._cores:
             command += ["--cores", ",".join(map(str, self._cores))]
         with open(self.log, "a") as log:
             self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | self._environment
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | self._environment,
+                user=self._user,
+                group=self._user,
+                extra_groups=None if self._user is None else [],
             )
         line: list[str] = []
         stdout = self._process.stdout
@@ -112,6 +132,45 @@ class DataPlane:
     def close(self) -> None:
         self.kill()
         self._sockets.cleanup()
+
+    @contextlib.contextmanager
+    def serving(self, store: str | None = None, **settings: str) -> Iterator[None]:
+        """Restarts with another store or other codec settings (`profile`, `lossless`), and back at the end."""
+        before = self.store, dict(self._environment)
+        self._restart(store or self.store, {f"SHADOWSERVE_CODEC_{key.upper()}": settings[key] for key in settings})
+        try:
+            yield
+        finally:
+            self._restart(*before)
+
+    def _restart(self, store: str, environment: dict[str, str]) -> None:
+        engines = int(self.metric("shadowserve_sessions", role="scheduler"))
+        self.kill()  # quicker than stop(), and the engines find the next one sooner
+        self.store = store
+        self._environment |= environment
+        self.start()
+        self.wait_for_engines(engines)
+
+    def wait_for_engines(self, count: int = 1) -> None:
+        """Until the sessions of that many engines of one worker each are there."""
+        self.wait_until(lambda: self.metric("shadowserve_sessions") >= 2 * count)
+
+    def verify(self) -> dict[str, Any]:
+        """What `shadowctl verify` finds in the store; fails unless it says the same by its exit status."""
+        run = subprocess.run(
+            [str(CONTROL), "--connect", self.address, "verify", "--format", "json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        found: dict[str, Any] = json.loads(run.stdout)
+        assert run.returncode == (1 if found["damaged"] else 0), run.stderr
+        return found
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all threads so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     # --- metrics --------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class EngineOptions:
     hash_seed: str = "0"
     cores: Sequence[int] = ()
     failure_policy: str = "recompute"
+    embeddings: bool = False  # takes prompts as embeddings, too
 
 
 class Engine:
@@ -96,8 +97,10 @@ class Engine:
         request_id: str | None = None,
         on_tokens: Callable[[int], None] | None = None,
         skip_cache: bool = False,
+        embedded: bool = False,
     ) -> Future[Answer]:
-        """`on_tokens`: called from another thread with the number of tokens so far."""
+        """`on_tokens`: called from another thread with the number of tokens so far. `embedded`: the prompt
+        goes in as the tokens' embeddings."""
         request_id = request_id or f"request-{next(self._numbers)}"
         if on_tokens is not None:
             self._progress[request_id] = on_tokens
@@ -109,6 +112,7 @@ class Engine:
             salt=salt,
             progress=on_tokens is not None,
             skip=skip_cache,
+            embedded=embedded,
         )
         answer: Future[Answer] = Future()
         future.add_done_callback(lambda done: _convert(done, answer))
@@ -136,6 +140,10 @@ class Engine:
     def worker(self, method: str, *arguments: Any) -> Any:
         """Calls a method of worker_probe.PageProbe in the worker, between two steps."""
         return self._call("worker", method=method, arguments=list(arguments)).result(120)
+
+    def preemptions(self) -> int:
+        """Requests that were preempted since the start."""
+        return int(self._call("preemptions").result(60))
 
     def reset_local_cache(self, connector: bool = False) -> bool:
         """Forgets the engine's own prefix cache, so that the next hit can only come from the store."""
@@ -255,6 +263,8 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "worker_extension_cls": "worker_probe.PageProbe",
         "seed": 0,
     }
+    if options.embeddings:
+        arguments["enable_prompt_embeds"] = True
     if options.data_plane is not None:
         arguments["kv_transfer_config"] = {
             "kv_connector": "ShadowServeConnector",

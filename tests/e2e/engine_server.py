@@ -20,12 +20,31 @@ class Server:
     def __init__(self, address: str, arguments: dict[str, Any]) -> None:
         self._connection = Client(address, family="AF_UNIX")
         self._arguments = arguments
+        self._preemptions = 0
 
     async def run(self) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.metrics.loggers import StatLoggerBase
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+        server = self
+
+        class Counter(StatLoggerBase):
+            """Counts what no answer tells."""
+
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                pass
+
+            def record(
+                self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+            ) -> None:
+                if iteration_stats is not None:
+                    server._preemptions += iteration_stats.num_preempted_reqs
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments), stat_loggers=[Counter])
         loop = asyncio.get_running_loop()
         self._send(-1, None, os.getpid())
         tasks: set[asyncio.Task[None]] = set()
@@ -51,12 +70,19 @@ class Server:
         self._connection.send((number, error, result))
 
     async def do_generate(
-        self, request_id: str, tokens: list[int], max_tokens: int, salt: str | None, progress: bool, skip: bool
+        self,
+        request_id: str,
+        tokens: list[int],
+        max_tokens: int,
+        salt: str | None,
+        progress: bool,
+        skip: bool,
+        embedded: bool,
     ) -> dict[str, Any]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        prompt: dict[str, Any] = {"prompt_token_ids": tokens}
+        prompt: dict[str, Any] = {"prompt_embeds": self._embed(tokens)} if embedded else {"prompt_token_ids": tokens}
         if salt is not None:
             prompt["cache_salt"] = salt
         sampling = SamplingParams(
@@ -82,6 +108,17 @@ class Server:
             if progress:
                 self._send(-2, None, (request_id, len(answer["tokens"])))
         return answer
+
+    def _embed(self, tokens: list[int]) -> Any:
+        """The model's own embeddings of these tokens."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(os.path.join(self._arguments["model"], "model.safetensors"), "pt") as weights:
+            return weights.get_tensor("model.embed_tokens.weight")[torch.tensor(tokens)]
+
+    async def do_preemptions(self) -> int:
+        return self._preemptions
 
     async def do_abort(self, request_id: str) -> None:
         await self._engine.abort(request_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 from pathlib import Path
@@ -9,20 +10,11 @@ from pathlib import Path
 import pytest
 from compare import disagreement
 from dataplane import DataPlane
-from rig import OUTPUT_TOKENS, PLANE_CORES, Rig, make_engine, prompt
+from rig import OUTPUT_TOKENS, PLANE_CORES, Rig, make_engine, prompt, wait_for_hit
 
 pytestmark = pytest.mark.engine
 
-
-def wait_for_hit(rig: Rig, tokens: list[int], cached: int, timeout_s: float = 60) -> None:
-    """The engine finds the data plane again by itself."""
-    end = time.monotonic() + timeout_s
-    while True:
-        rig.forget()
-        if rig.engine.generate(tokens, 1).cached == cached:
-            return
-        assert time.monotonic() < end, f"no hit within {timeout_s} s"
-        time.sleep(0.2)
+FAULTS = ["kill", "0.3", "kill", "2.5", "kill"]  # the end of the data plane, or seconds that it is stopped
 
 
 def test_a_stopped_data_plane_costs_a_timeout_never_a_request(other_rig: Rig) -> None:
@@ -78,3 +70,34 @@ def test_an_engine_without_a_data_plane_serves_and_hits_when_it_comes(rig: Rig, 
             wait_for_hit(late_rig, tokens, 1024)
         finally:
             late_plane.close()
+
+
+def test_random_kills_and_stalls_of_fetches_and_saves_never_change_an_answer(fence: Rig) -> None:
+    """Each round one request fetches and one is saved when the fault comes."""
+    moments = random.Random(54)
+    known = prompt(1300, 54)
+    known_reference = fence.save(known)
+    fresh = [prompt(800, 200 + number) for number in range(len(FAULTS))]
+    futures = [fence.engine.submit(tokens, OUTPUT_TOKENS, salt="reference") for tokens in fresh]
+    references = [future.result(120) for future in futures]
+    for fault, tokens, reference in zip(FAULTS, fresh, references, strict=True):
+        wait_for_hit(fence, known, 1280)
+        fence.forget()
+        saved = fence.engine.submit(tokens, OUTPUT_TOKENS)
+        time.sleep(moments.uniform(0.0, 0.5))
+        fetched = fence.engine.submit(known, OUTPUT_TOKENS)
+        time.sleep(moments.uniform(0.0, 0.02))
+        if fault == "kill":
+            fence.plane.kill()
+        else:
+            fence.plane.signal(signal.SIGSTOP)
+            time.sleep(float(fault))
+            fence.plane.signal(signal.SIGCONT)
+        # Bounded by the deadline of a load (1.5 s) and of a lookup (1 s), not by the fault.
+        assert disagreement(known_reference, fetched.result(30)) is None
+        assert disagreement(reference, saved.result(30)) is None
+        if fault == "kill":
+            fence.plane.start()
+    for tokens, reference in zip(fresh, references, strict=True):
+        wait_for_hit(fence, tokens, 768, reference)
+    assert fence.plane.verify()["damaged"] == []

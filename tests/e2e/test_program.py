@@ -1,0 +1,106 @@
+"""shadowserved as a program: what it refuses at start, and what it costs when nothing happens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from dataplane import DAEMON, DataPlane
+from rig import Rig, prompt
+
+
+@dataclass
+class Refusal:
+    """A way to start the program that can never work, and the word that its only line must hold."""
+
+    name: str
+    word: str
+    arguments: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    config: str | None = None
+
+
+REFUSALS = [
+    Refusal("unknown option", "--colour", ["--colour"]),
+    Refusal("option without its value", "--store", ["--store"]),
+    Refusal("bad address", "nonsense", ["--listen", "nonsense"]),
+    Refusal("address without a port", "--listen: '127.0.0.1'", ["--listen", "tcp://127.0.0.1"]),
+    Refusal("bad metrics address", "--metrics", ["--metrics", "nowhere"]),
+    Refusal("bad log level", "loud", ["--log-level", "loud"]),
+    Refusal("CPU list that is none", "3-1", ["--cores", "3-1"]),
+    Refusal("unknown kind of store", "floppy", ["--store", "floppy:///a"]),
+    Refusal("store without a directory", "disk://", ["--store", "disk://?capacity=1GiB"]),
+    Refusal("unknown option of the store", "colour", ["--store", "memory://?colour=red"]),
+    Refusal("bad capacity", "capacity", ["--store", "memory://?capacity=much"]),
+    Refusal("store at a file", "{folder}/file", ["--store", "disk://{folder}/file"]),
+    Refusal("store below a file", "{folder}/file/store", ["--store", "disk://{folder}/file/store"]),
+    Refusal("store that another one uses", "{folder}/used", ["--store", "disk://{folder}/used"]),
+    Refusal("fault option without faults", "fault.drop", ["--store", "memory://?fault.drop=0.1"]),
+    Refusal("unknown variable", "SHADOWSERVE_COLOUR", environment={"SHADOWSERVE_COLOUR": "red"}),
+    Refusal("bad value of a variable", "SHADOWSERVE_CODEC_PROFILE", environment={"SHADOWSERVE_CODEC_PROFILE": "q9"}),
+    Refusal("bad codec", "codec.lossless", config='[codec]\nlossless = "lz4"\n'),
+    Refusal("unknown key", "codec.colour", config='[codec]\ncolour = "red"\n'),
+    Refusal("unknown section", "colours", config="[colours]\nred = 1\n"),
+    Refusal("value of a wrong type", "fetch.deadline_s", config='[fetch]\ndeadline_s = "soon"\n'),
+    Refusal("value out of bounds", "memory.save_share", config="[memory]\nsave_share = 0.9\n"),
+    Refusal("budget that holds no slabs", "memory.slab_budget", config='[memory]\nslab_budget = "1MiB"\n'),
+    Refusal("layout of head groups", "format.head_groups", config="[format]\nhead_groups = 0\n"),
+    Refusal("keys that this build has not", "auth.key_file", config='[auth]\nkey_file = "/etc/keys"\n'),
+    Refusal("broken file", "{folder}/config.toml", config="[codec\n"),
+    Refusal("missing file", "{folder}/none.toml", ["--config", "{folder}/none.toml"]),
+]
+
+
+@pytest.fixture(scope="module")
+def busy_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a file, and a store in use."""
+    folder = tmp_path_factory.mktemp("refusals")
+    (folder / "file").write_text("no store")
+    user = DataPlane(folder / "other", store=f"disk://{folder}/used")
+    user.start()
+    yield folder
+    user.close()
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
+def test_what_can_never_work_is_refused_in_one_line_that_names_it(refusal: Refusal, busy_folder: Path) -> None:
+    arguments = [text.replace("{folder}", str(busy_folder)) for text in refusal.arguments]
+    if refusal.config is not None:
+        file = busy_folder / "config.toml"
+        file.write_text(refusal.config)
+        arguments += ["--config", str(file)]
+    if "--listen" not in arguments:
+        arguments = ["--listen", f"unix://{busy_folder}/s", *arguments]
+    run = subprocess.run(
+        [str(DAEMON), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=os.environ | {"SHADOWSERVE_LOG_LEVEL": "off"} | refusal.environment,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert refusal.word.replace("{folder}", str(busy_folder)) in run.stderr
+
+
+@pytest.mark.engine
+def test_an_idle_data_plane_with_an_engine_uses_no_processor(other_rig: Rig) -> None:
+    tokens = prompt(700, 90)
+    reference = other_rig.save(tokens)
+    other_rig.forget()
+    before = other_rig.plane.cpu_seconds()
+    other_rig.expect_hit(tokens, 512, reference)
+    shares = []
+    for _ in range(5):  # one quiet window proves it; a busy machine may spoil some
+        used, start = other_rig.plane.cpu_seconds(), time.monotonic()
+        time.sleep(2)
+        shares.append((other_rig.plane.cpu_seconds() - used) / (time.monotonic() - start))
+        if shares[-1] < 0.01:
+            break
+    assert min(shares) < 0.01
+    assert other_rig.plane.cpu_seconds() > before  # the clock does run
