@@ -269,6 +269,7 @@ class SteppedStore final : public Store {
   }
   int event_fd() const override { return inner_->event_fd(); }
   bool MayContain(const ObjectName& name) const override { return inner_->MayContain(name); }
+  bool has_index() const override { return inner_->has_index(); }
   Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
     return inner_->List(visit);
   }
