@@ -48,20 +48,23 @@ class StageRunner {
     const size_t slots =
         std::min<size_t>({rig.options().joins, plane.fetch_slabs().free_count(), names_.size()});
     for (size_t i = 0; i < slots; ++i) slots_.push_back({plane.fetch().TakeSlab(), {}, {}, 0, 0});
+    near_slots_ = std::min<size_t>(slots, 2);
     symbols_.resize(size_t{kBlockSymbolsMax} * 2);
   }
 
   Status Network(double* rate) {
-    for (size_t i = 0; i < slots_.size(); ++i) Ask(i);
-    *rate = MedianRate(rig_, [this] { return PollStore(true); });
-    while (inflight_ > 0) (void)PollStore(false);
+    for (const size_t depth : {slots_.size(), near_slots_}) {
+      for (size_t i = 0; i < depth; ++i) Ask(i);
+      *rate = std::max(*rate, MedianRate(rig_, [this] { return PollStore(true); }));
+      while (inflight_ > 0) (void)PollStore(false);
+    }
     return status_;
   }
 
   void Compute(StageRates* rates) {
     size_t slot = 0;
     rates->decode = MedianRate(rig_, [&] {
-      const Slot& next = slots_[slot++ % slots_.size()];
+      const Slot& next = slots_[slot++ % near_slots_];
       SegmentReader reader = Open(next);
       while (DecodeNext(reader)) {
       }
@@ -200,6 +203,7 @@ class StageRunner {
   std::vector<ObjectName> names_;
   Coders coders_;
   std::vector<Slot> slots_;
+  size_t near_slots_ = 0;
   std::vector<StoreRequest> unsent_;
   size_t next_name_ = 0;
   size_t inflight_ = 0;

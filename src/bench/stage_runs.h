@@ -1,9 +1,9 @@
 // The four fetch stages, each alone, on the data plane's own thread and with its own store, slabs
 // and pages: what the pipeline is compared with.
 //
-//   network     objects and markers from the store into as many slabs as the pipeline keeps in
-//               flight
-//   decode      checksum and decoding of segments that lie in those slabs, into an L2-sized buffer
+//   network     objects and markers from the store into slabs: the better of two reads in flight
+//               (all that a page cache needs) and of as many as the pipeline may have
+//   decode      checksum and decoding of segments that lie in two slabs, into an L2-sized buffer
 //   dequantize  a decoded block into page form, target in cache
 //   write       a block in cache to pages in memory, without a conversion
 //
