@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "python" / "tests")]
 
-from fakes import FakeBlockPool, make_request, step, table  # noqa: E402
+from fakes import CHUNK_TOKENS, FakeBlockPool, make_request, reports, step, table  # noqa: E402
 from shadowserve import _core  # noqa: E402
 from shadowserve.config import ConnectorConfig  # noqa: E402
 from shadowserve.fingerprint import Identity  # noqa: E402
@@ -61,6 +61,7 @@ class Times:
 def run(half: SchedulerHalf, tokens: int, requests: int, page_tokens: int) -> Times:
     times = Times()
     pages = list(range(tokens // page_tokens))
+    external = (tokens - 1) // CHUNK_TOKENS * CHUNK_TOKENS
     for number in range(requests):
         name = f"request-{number}"
         # Other tokens each time; as vLLM gives them: a list of Python ints.
@@ -70,7 +71,9 @@ def run(half: SchedulerHalf, tokens: int, requests: int, page_tokens: int) -> Ti
         times.call("first_ask", lambda r=request: half.matched_tokens(r, 0))
         for _ in range(5):
             times.call("get_num_new_matched_tokens", lambda r=request: half.matched_tokens(r, 0))
-        times.call("update_state_after_alloc", lambda r=request: half.allocated(r, table(pages), 0))
+        # A load of the whole prompt is sent; no worker is there, so it fails, which changes no cost here.
+        times.call("update_state_after_alloc", lambda r=request: half.allocated(r, table(pages), external))
+        times.call("update_connector_output", lambda n=name: half.worker_reported(reports({n}, {n})))
         for done in range(1, 6):
             request.num_computed_tokens = min(tokens, done * 2048)
             scheduled = step({name: 2048}, {name: pages})

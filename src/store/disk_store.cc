@@ -302,7 +302,7 @@ void DiskStore::Begin(uint32_t id) {
   }
   job.path = ObjectPath(name);
   if (get) {
-    index_.TouchWithMarker(entry);
+    index_.Touch(entry);
     return OpenToRead(id);
   }
   index_.Erase(entry);

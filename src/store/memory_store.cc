@@ -70,7 +70,7 @@ class MemoryStore final : public Store {
       done->code = StatusCode::kNotFound;
       return;
     }
-    index_.TouchWithMarker(id);
+    index_.Touch(id);
     done->bytes = index_.bytes(id);
     if (done->bytes > request.buffer.size()) {
       done->code = StatusCode::kCorrupt;

@@ -19,14 +19,15 @@ ObjectName FastName(uint64_t number) {
   return name;
 }
 
-TEST(ObjectIndex, TakesAtMostItsPromisePerObjectAtEverySize) {
+TEST(ObjectIndex, TakesAtMostItsPromisePerSegmentWithItsMarkerAtEverySize) {
   const size_t before = CountAllocations().live_bytes;
   ObjectIndex index;
   for (uint32_t i = 1; i <= 300'000; ++i) {
     ASSERT_NE(index.Insert(FastName(i), 1), ObjectIndex::kNone);
+    ASSERT_NE(index.Insert(FastName(i).AsKind(ObjectKind::kMarker), 1), ObjectIndex::kNone);
     if (i < 5000 || i % 1000 != 0) continue;
-    ASSERT_LE(index.memory_bytes(), i * ObjectIndex::kBytesPerObjectMax) << i;
-    ASSERT_LE(CountAllocations().live_bytes - before, i * ObjectIndex::kBytesPerObjectMax) << i;
+    ASSERT_LE(index.memory_bytes(), i * ObjectIndex::kBytesPerSegmentMax) << i;
+    ASSERT_LE(CountAllocations().live_bytes - before, i * ObjectIndex::kBytesPerSegmentMax) << i;
   }
 }
 
@@ -48,7 +49,7 @@ TEST(ObjectIndex, FindsTouchesAndErasesWithoutAllocating) {
   const size_t calls = CountAllocations().calls;
   for (uint64_t i = 0; i < 3000; ++i) {
     const uint32_t id = index.Find(FastName(i));
-    index.TouchWithMarker(id);
+    index.Touch(id);
     index.Erase(id);
   }
   EXPECT_EQ(CountAllocations().calls, calls);
@@ -62,7 +63,9 @@ TEST(ObjectIndex, AgreesWithAMapUnderRandomChanges) {
   std::unordered_map<ObjectName, uint64_t, ObjectNameHash> map;
   uint64_t total = 0;
   for (int step = 0; step < 200'000; ++step) {
-    const ObjectName name = FastName(random() % 500);
+    const ObjectName name =
+        FastName(random() % 300)
+            .AsKind(random() % 2 == 0 ? ObjectKind::kSegment : ObjectKind::kMarker);
     const uint32_t id = index.Find(name);
     const auto found = map.find(name);
     ASSERT_EQ(id != ObjectIndex::kNone, found != map.end());
@@ -82,6 +85,30 @@ TEST(ObjectIndex, AgreesWithAMapUnderRandomChanges) {
     ASSERT_EQ(index.object_count(), map.size());
     ASSERT_EQ(index.total_bytes(), total);
   }
+}
+
+TEST(ObjectIndex, ASegmentAndItsMarkerMoveAndLeaveTogetherMarkerFirst) {
+  ObjectIndex index;
+  const auto marker = [](uint64_t i) { return FastName(i).AsKind(ObjectKind::kMarker); };
+  for (uint64_t i = 0; i < 2; ++i) {
+    (void)index.Insert(FastName(i), 10);
+    index.set_mark(index.Insert(marker(i), 3), 7);
+  }
+  index.Touch(index.Find(FastName(0)));
+  std::vector<ObjectName> order;
+  for (uint32_t id = index.oldest(); id != ObjectIndex::kNone; id = index.newer(id)) {
+    order.push_back(index.name(id));
+  }
+  EXPECT_EQ(order, (std::vector{marker(1), FastName(1), marker(0), FastName(0)}));
+  EXPECT_EQ(index.mark(index.Find(FastName(0))), 0);
+  EXPECT_EQ(index.mark(index.Find(marker(0))), 7);
+  const uint32_t segment = index.Find(FastName(0));
+  EXPECT_EQ(index.NextVictim(segment), index.Find(marker(0)));
+  index.Erase(index.Find(marker(0)));
+  EXPECT_EQ(index.NextVictim(segment), segment);
+  EXPECT_EQ(index.Find(FastName(0)), segment);
+  EXPECT_EQ(index.total_bytes(), 23u);
+  EXPECT_EQ(index.Insert(marker(0), UINT32_MAX), ObjectIndex::kNone);
 }
 
 TEST(ObjectIndex, KeepsTheOrderOfUse) {
