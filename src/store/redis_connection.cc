@@ -21,6 +21,9 @@ constexpr size_t kReceiveBytesMax = size_t{1} << 20;
 // body is copied.
 constexpr size_t kReadAheadOfLarge = 64;
 constexpr size_t kLargeBytes = 16 * 1024;
+// While much of a body is missing, the system wakes us when this much is there: fewer, larger
+// reads.
+constexpr int kLowWaterBytes = 128 * 1024;
 
 RedisReply ReplyOf(const RespToken& token) {
   using Kind = RedisReply::Kind;
@@ -69,6 +72,7 @@ void RedisConnection::Open(const SocketAddress& address, int64_t now_ns) {
   event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP;
   event.data.ptr = this;
   watching_write_ = true;
+  low_water_ = 1;
   if (!fd_.valid() || setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0 ||
       setsockopt(fd_.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) != 0 ||
       epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd_.get(), &event) != 0) {
@@ -252,7 +256,7 @@ void RedisConnection::Receive(int64_t now_ns, uint64_t* budget) {
     if (result.state == StreamState::kClosed) return StreamClosed();
     if (result.state == StreamState::kWouldBlock) {
       if (result.wants_write) Watch(true);
-      return;
+      break;
     }
     reader_.Received(result.bytes);
     *budget -= std::min<uint64_t>(*budget, result.bytes);
@@ -260,9 +264,18 @@ void RedisConnection::Receive(int64_t now_ns, uint64_t* budget) {
     // A plain socket that gave less than asked for is empty: no system call to learn it again.
     if (result.bytes < asked && options_->tls == nullptr) {
       (void)Consume(now_ns);
-      return;
+      break;
     }
   }
+  if (state_ != State::kClosed) SetLowWater();
+}
+
+void RedisConnection::SetLowWater() {
+  const bool much = reader_.body_left() >= 2 * kLowWaterBytes && options_->tls == nullptr;
+  const int wanted = much ? kLowWaterBytes : 1;
+  if (wanted == low_water_) return;
+  low_water_ = wanted;
+  (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVLOWAT, &low_water_, sizeof(low_water_));
 }
 
 // Everything that is there. False when the connection ended.

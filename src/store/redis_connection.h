@@ -122,6 +122,7 @@ class RedisConnection {
   void Moved(uint64_t bytes, int64_t now_ns);
   void StreamClosed();
   void Watch(bool write);
+  void SetLowWater();
 
   const RedisConnectionOptions* options_;
   const int epoll_fd_;
@@ -133,6 +134,7 @@ class RedisConnection {
   RedisFault fault_ = RedisFault::kNone;
   std::string error_;
   bool watching_write_ = false;
+  int low_water_ = 1;
   uint64_t replies_ = 0;
   uint32_t lost_commands_ = 0;
 

@@ -56,6 +56,9 @@ class RespReader {
   // So many bytes were received into the last Places.
   void Received(size_t bytes);
 
+  // What is missing of the current body; 0 between bodies.
+  uint64_t body_left() const { return body_left_; }
+
   // A new stream.
   void Reset();
 
