@@ -63,7 +63,10 @@ Status Engines::AttachScheduler(const std::shared_ptr<SessionSink>& session,
     return Status(StatusCode::kUnavailable,
                   "engine id '" + hello.engine_id() + "' is in use by a live engine");
   }
-  if (engine.scheduler != nullptr) sessions_.erase(engine.scheduler.get());
+  if (engine.scheduler != nullptr) {  // a reconnect whose old stream is not over yet
+    sessions_.erase(engine.scheduler.get());
+    metrics_->sessions[RoleLabel::kScheduler].Add(-1);
+  }
   if (engine.epoch != hello.epoch()) CancelEpoch(&engine, engine.epoch);
   engine.id = hello.engine_id();
   engine.scheduler = session;

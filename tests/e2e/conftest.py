@@ -70,6 +70,7 @@ def fence_rig(model: Path) -> Iterator[Rig]:
                 max_model_len=4096,
                 connector=connector,
                 embeddings=True,
+                connector_module="short_deadlines",
             ) as started:
                 yield Rig(started, data_plane)
         finally:

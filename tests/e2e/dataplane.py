@@ -135,9 +135,11 @@ class DataPlane:
 
     @contextlib.contextmanager
     def serving(self, store: str | None = None, **settings: str) -> Iterator[None]:
-        """Restarts with another store or other codec settings (`profile`, `lossless`), and back at the end."""
+        """Restarts with another store or other settings (`codec_profile`, ...), and goes back at the end."""
         before = self.store, dict(self._environment)
-        self._restart(store or self.store, {f"SHADOWSERVE_CODEC_{key.upper()}": settings[key] for key in settings})
+        self._restart(
+            store or self.store, self._environment | {f"SHADOWSERVE_{key.upper()}": settings[key] for key in settings}
+        )
         try:
             yield
         finally:
@@ -147,7 +149,7 @@ class DataPlane:
         engines = int(self.metric("shadowserve_sessions", role="scheduler"))
         self.kill()  # quicker than stop(), and the engines find the next one sooner
         self.store = store
-        self._environment |= environment
+        self._environment = environment
         self.start()
         self.wait_for_engines(engines)
 

@@ -53,6 +53,7 @@ class EngineOptions:
     prefix_caching: bool = True
     hash_seed: str = "0"
     cores: Sequence[int] = ()
+    connector_module: str = "shadowserve.connector"
     failure_policy: str = "recompute"
     embeddings: bool = False  # takes prompts as embeddings, too
 
@@ -268,7 +269,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     if options.data_plane is not None:
         arguments["kv_transfer_config"] = {
             "kv_connector": "ShadowServeConnector",
-            "kv_connector_module_path": "shadowserve.connector",
+            "kv_connector_module_path": options.connector_module,
             "kv_role": "kv_both",
             "kv_load_failure_policy": options.failure_policy,
             "kv_connector_extra_config": {"data_plane": options.data_plane, **options.connector},

@@ -87,6 +87,16 @@ def test_many_aborts_during_fetches_leave_no_page_and_no_request_behind(rig: Rig
         future.exception(60)
     rig.forget()  # fails while any page is held
     rig.expect_hit(tokens, 2816, reference)
+    slow = f"faulty+{rig.plane.store}&fault.delay_ms=500"
+    with rig.plane.serving(store=slow):  # here the abort is surely in the middle of the fetch
+        rig.forget()
+        future = rig.engine.submit(tokens, 8, request_id="abort-slow")
+        rig.plane.wait_until(lambda: rig.plane.metric("shadowserve_stage_inflight", stage="network") > 0)
+        rig.engine.abort("abort-slow")
+        future.exception(60)
+        rig.plane.wait_until(lambda: rig.plane.metric("shadowserve_fetch_requests_total", result="cancelled") == 1)
+    rig.forget()
+    rig.expect_hit(tokens, 2816, reference)
 
 
 def test_salts_separate_and_the_same_salt_shares(rig: Rig) -> None:

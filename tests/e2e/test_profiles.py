@@ -25,7 +25,7 @@ def values(engine: Engine, tokens: list[int], name: str) -> np.ndarray:
 
 def test_raw_pages_come_back_bit_for_bit(rig: Rig, other_rig: Rig) -> None:
     tokens = prompt(1300, 130)
-    with rig.plane.serving(profile="raw"):
+    with rig.plane.serving(codec_profile="raw"):
         reference = rig.save(tokens)
         saved = values(rig.engine, tokens, "raw-saved")
         wire = rig.plane.metric("shadowserve_wire_bytes_total", direction="in")
@@ -49,7 +49,7 @@ def worst_q8_error(saved: np.ndarray, fetched: np.ndarray) -> float:
 @pytest.mark.parametrize("codec", ["zstd", "deflate"])
 def test_q8_pages_are_within_half_a_step(rig: Rig, other_rig: Rig, codec: str) -> None:
     tokens = prompt(800, 132)
-    with rig.plane.serving(profile="q8", lossless=codec):
+    with rig.plane.serving(codec_profile="q8", codec_lossless=codec):
         rig.save(tokens)
         saved = values(rig.engine, tokens, "q8-saved")
         before = rig.fetched()
@@ -83,7 +83,7 @@ def measured_tolerance(rig: Rig) -> float:
 
 @pytest.fixture
 def q8(rig: Rig) -> Iterator[Rig]:
-    with rig.plane.serving(profile="q8"):
+    with rig.plane.serving(codec_profile="q8"):
         yield rig
 
 

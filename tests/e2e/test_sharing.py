@@ -44,8 +44,10 @@ def test_preempted_requests_answer_as_if_they_ran_alone(rig: Rig, other_rig: Rig
     """96 pages of 32 tokens hold three of these requests to their end, not five."""
     prompts = [prompt(620, 30 + number) for number in range(5)]
     references = [rig.engine.generate(tokens, 300) for tokens in prompts]
+    preempted = other_rig.engine.preemptions()
     futures = [other_rig.engine.submit(tokens, 300) for tokens in prompts]
     answers = [future.result(300) for future in futures]
+    assert other_rig.engine.preemptions() > preempted
     assert [disagreement(*pair) for pair in zip(references, answers, strict=True)] == [None] * 5
 
 
@@ -58,5 +60,8 @@ def test_both_engines_fetch_at_the_same_time(rig: Rig, other_rig: Rig) -> None:
         for tokens, reference in zip(prompts, references, strict=True)
         for one in (rig, other_rig)
     ]
-    for reference, future in futures:
-        assert disagreement(reference, future.result(300)) is None
+    answers = [future.result(300) for _, future in futures]
+    for (reference, _), answer in zip(futures, answers, strict=True):
+        assert disagreement(reference, answer) is None
+    assert [answer.cached for answer in answers[0::2]] == [1024] * 4
+    assert 1024 in [answer.cached for answer in answers[1::2]]  # its small memory does not take all at once
