@@ -41,12 +41,11 @@ class Times:
     def __init__(self) -> None:
         self.taken: dict[str, list[tuple[float, float]]] = {}  # wall, CPU of this thread
 
-    def call(self, name: str, work: Callable[[], Any]) -> Any:
+    def call(self, name: str, work: Callable[..., Any], *arguments: Any) -> None:
         wall, cpu = time.perf_counter(), time.thread_time()
-        result = work()
+        work(*arguments)
         taken = ((time.perf_counter() - wall) * 1e6, (time.thread_time() - cpu) * 1e6)
         self.taken.setdefault(name, []).append(taken)
-        return result
 
     def report(self) -> dict[str, dict[str, float]]:
         return {
@@ -69,17 +68,16 @@ def run(half: SchedulerHalf, tokens: int, requests: int, page_tokens: int) -> Ti
         # Other tokens each time; as vLLM gives them: a list of Python ints.
         prompt = [(number * 7919 + index) % 100_000 for index in range(tokens)]
         request = make_request(name, tokens, prompt_token_ids=prompt, all_token_ids=prompt)
-        times.call("once", lambda r=request: half.on_new_request(r))
-        times.call("first_ask", lambda r=request: half.matched_tokens(r, 0))
+        times.call("once", half.on_new_request, request)
+        times.call("first_ask", half.matched_tokens, request, 0)
         for _ in range(5):
-            times.call("get_num_new_matched_tokens", lambda r=request: half.matched_tokens(r, 0))
+            times.call("get_num_new_matched_tokens", half.matched_tokens, request, 0)
         # A load of the whole prompt is sent; no worker is there, so it fails, which changes no cost here.
-        times.call("update_state_after_alloc", lambda r=request: half.allocated(r, table(pages), external))
-        times.call("update_connector_output", lambda n=name: half.worker_reported(reports({n}, {n})))
+        times.call("update_state_after_alloc", half.allocated, request, table(pages), external)
+        times.call("update_connector_output", half.worker_reported, reports({name}, {name}))
         for done in range(1, 6):
             request.num_computed_tokens = min(tokens, done * 2048)
-            scheduled = step({name: 2048}, {name: pages})
-            times.call("build_connector_meta", lambda s=scheduled: half.step_metadata(s))
+            times.call("build_connector_meta", half.step_metadata, step({name: 2048}, {name: pages}))
         half.finished(request, pages)
     return times
 

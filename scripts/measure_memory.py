@@ -39,7 +39,7 @@ def resident_bytes(pid: int) -> int:
 
 def measure(daemon: Path, folder: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="ss-") as sockets:
-        command = [daemon, "--listen", f"unix://{sockets}/s", "--store", f"disk://{folder}?capacity=64GiB"]
+        command = [str(daemon), "--listen", f"unix://{sockets}/s", "--store", f"disk://{folder}?capacity=64GiB"]
         process = subprocess.Popen(
             [*command, "--log-level", "warn"],
             stdout=subprocess.PIPE,

@@ -196,7 +196,7 @@ constexpr std::array<ConfigKey, 17> kKeys = {{
      SetCores, ShowCores},
     {"store", "url", ValueType::kText, "", "disk:///dir?capacity=10GiB or memory://?capacity=1GiB", "--store",
      SetStoreUrl, ShowStoreUrl},
-    {"store", "max_inflight", ValueType::kCount, "requests", "requests given to the store at one time, 1 to 4096", "",
+    {"store", "max_inflight", ValueType::kCount, "requests", "most joins in flight, 1 to 4096; fewer are used while they keep the cores busy", "",
      SetStoreMaxInflight, [](const Config& c) { return std::to_string(c.store_max_inflight); }},
     {"codec", "profile", ValueType::kText, "", "quantizer of what engines save when they name none: raw, lossless, q8", "",
      SetProfile, [](const Config& c) { return std::string(ProfileName(c.codec_profile)); }},

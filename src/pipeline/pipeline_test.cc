@@ -6,6 +6,7 @@
 
 #include "pipeline/pipeline_testing.h"
 #include "store/allocation_count_test.h"
+#include "store/store_test_util.h"
 
 namespace shadowserve::testing {
 namespace {
@@ -383,6 +384,37 @@ TEST(FetchPipeline, SteadyStateAllocatesOnlyForTheRequestItself) {
   const auto one = count(3, 1);
   const auto four = count(4, 4);
   EXPECT_EQ(one.second, four.second);
+#endif
+}
+
+TEST(SavePipeline, SteadyStateAllocatesOnlyForTheRequestItself) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  std::puts("not checked under a sanitizer, which has its own allocator");
+#else
+  const TempDir directory;
+  PipelineBench bench({.store = "disk://" + directory.path()});
+  EngineMemory from(kWide, 128, 4, Form::kCpuVec, true);
+  from.Fill(5);
+  bench.events.reads.reserve(100);
+  bench.SaveChunk(1, from, KeyOf(0), {0, 1}, kLossless);
+  bench.Settle();
+  ASSERT_EQ(bench.Objects().size(), 6u);  // three layer ranges, each with its marker
+  // The same save, with one and with three ranges to store: what a range costs is the difference.
+  const auto count = [&](uint64_t id, uint16_t ranges) {
+    for (const ObjectName& name : bench.Objects()) {
+      if (name.first_layer < 2 * ranges) bench.Delete(name);
+    }
+    EXPECT_EQ(bench.Objects().size(), 6u - 2u * ranges);
+    bench.SaveChunk(id, from, KeyOf(0), {0, 1}, kLossless);
+    const size_t started = CountAllocations().calls;
+    bench.Settle();
+    const size_t calls = CountAllocations().calls - started;
+    EXPECT_EQ(bench.events.saves.at(id).outcome, SaveOutcome::kStored);
+    return calls;
+  };
+  (void)count(2, 3);  // warm-up
+  const size_t one = count(3, 1);
+  EXPECT_EQ(count(4, 3), one);
 #endif
 }
 
