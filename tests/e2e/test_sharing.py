@@ -43,9 +43,9 @@ def test_fetched_pages_equal_the_saved_ones_byte_for_byte(rig: Rig, other_rig: R
 def test_preempted_requests_answer_as_if_they_ran_alone(rig: Rig, other_rig: Rig) -> None:
     """96 pages of 32 tokens hold three of these requests to their end, not five."""
     prompts = [prompt(620, 30 + number) for number in range(5)]
-    references = [rig.engine.generate(tokens, 300) for tokens in prompts]
+    references = [rig.engine.generate(tokens, 200) for tokens in prompts]
     preempted = other_rig.engine.preemptions()
-    futures = [other_rig.engine.submit(tokens, 300) for tokens in prompts]
+    futures = [other_rig.engine.submit(tokens, 200) for tokens in prompts]
     answers = [future.result(300) for future in futures]
     assert other_rig.engine.preemptions() > preempted
     assert [disagreement(*pair) for pair in zip(references, answers, strict=True)] == [None] * 5

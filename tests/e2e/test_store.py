@@ -139,7 +139,7 @@ def test_a_removed_segment_costs_one_miss(other_rig: Rig) -> None:
 
 
 def test_damage_behind_the_back_of_a_stopped_data_plane_is_noticed(other_rig: Rig) -> None:
-    tokens = prompt(1400, 113)
+    tokens = prompt(900, 113)
     reference, objects_of = save_objects(other_rig, tokens)
     assert other_rig.plane.stop() == 0
     for path, damage in zip(
@@ -150,7 +150,7 @@ def test_damage_behind_the_back_of_a_stopped_data_plane_is_noticed(other_rig: Ri
     other_rig.plane.wait_for_engines()
     found = other_rig.plane.verify()
     assert found["damaged_count"] == 4
-    wait_for_hit(other_rig, tokens, 1280, reference)
+    wait_for_hit(other_rig, tokens, 768, reference)
 
 
 @contextlib.contextmanager
