@@ -258,6 +258,26 @@ TEST_F(RedisClusterTest, AStoppedServerDoesNotHoldUpTheOthers) {
   EXPECT_TRUE(AllHoldSoon());
 }
 
+TEST_F(RedisClusterTest, AClusterThatIsDownIsUnavailableUntilItIsWholeAgain) {
+  RedisClusterProcesses cluster(3, false);
+  Open(&cluster, "?timeout_ms=500");
+  uint64_t object = 0;
+  while (MasterOf(object) != 1) ++object;
+  cluster.master(0).Kill();
+  StatusCode code = StatusCode::kOk;
+  for (int i = 0; i < 500 && code == StatusCode::kOk; ++i) {
+    code = driver_->GetCode(SegmentName(object));  // of another master: it refuses, CLUSTERDOWN
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_EQ(code, StatusCode::kUnavailable);
+  cluster.master(0).Start();
+  for (int i = 0; i < 500 && code != StatusCode::kOk; ++i) {
+    code = driver_->PutPair(object, 1000);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_EQ(code, StatusCode::kOk);
+}
+
 TEST_F(RedisClusterTest, OpensWhileSomeSeedsAreAway) {
   RedisClusterProcesses cluster;
   const std::string url = "redis+cluster://127.0.0.1:1," + cluster.master(2).host_port();

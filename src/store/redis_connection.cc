@@ -21,6 +21,8 @@ constexpr size_t kReceiveBytesMax = size_t{1} << 20;
 // body is copied.
 constexpr size_t kReadAheadOfLarge = 64;
 constexpr size_t kLargeBytes = 16 * 1024;
+// Copied to the system by one Flush, at most about this much: the owner's thread has other work.
+constexpr uint64_t kSendBytesPerFlush = 512 * 1024;
 // While much of a body is missing, the system wakes us when this much is there: fewer, larger
 // reads.
 constexpr int kLowWaterBytes = 128 * 1024;
@@ -168,6 +170,7 @@ void RedisConnection::Queue(RedisCommand* command, int64_t now_ns) {
 
 size_t RedisConnection::GatherUnsent(std::span<iovec> pieces) const {
   size_t count = 0;
+  uint64_t left = kSendBytesPerFlush;
   uint64_t skip = unsent_offset_;
   for (const RedisCommand* command = unsent_; command != nullptr; command = command->next) {
     for (const std::span<const std::byte> piece : command->pieces) {
@@ -175,8 +178,10 @@ size_t RedisConnection::GatherUnsent(std::span<iovec> pieces) const {
         skip -= piece.size();
         continue;
       }
-      if (count == pieces.size()) return count;
-      pieces[count++] = {const_cast<std::byte*>(piece.data()) + skip, piece.size() - skip};
+      if (count == pieces.size() || left == 0) return count;
+      const uint64_t bytes = std::min<uint64_t>(piece.size() - skip, left);
+      pieces[count++] = {const_cast<std::byte*>(piece.data()) + skip, bytes};
+      left -= bytes;
       skip = 0;
     }
   }
@@ -196,12 +201,15 @@ void RedisConnection::Sent(size_t bytes) {
 
 void RedisConnection::Flush(int64_t now_ns) {
   if (state_ != State::kReady && state_ != State::kGreeting) return;
+  uint64_t sent = 0;
   while (unsent_ != nullptr) {
+    if (sent >= kSendBytesPerFlush) return Watch(true);
     iovec pieces[kPiecesPerSend];
     const size_t count = GatherUnsent(pieces);
     const StreamResult result = stream_->Send(std::span(pieces).first(count));
     if (result.state == StreamState::kClosed) return StreamClosed();
     if (result.state == StreamState::kWouldBlock) return Watch(true);
+    sent += result.bytes;
     Sent(result.bytes);
     Moved(result.bytes, now_ns);
   }

@@ -184,11 +184,21 @@ void RedisNode::Tick(int64_t now_ns) {
 // Starts to resolve the host, or takes the answer; false: not yet.
 bool RedisNode::HaveAddresses(int64_t now_ns) {
   const bool again = breaker_ == Breaker::kOpen;  // addresses of a name may have changed
-  if (!resolver_.busy() && (addresses_.empty() || again)) resolver_.Start(address_);
+  if (!resolver_.busy() && (addresses_.empty() || again)) {
+    resolver_.Start(address_);
+    resolving_ns_ = now_ns;
+  }
   if (!resolver_.busy()) return true;
   std::vector<SocketAddress> found;
   std::string error;
-  if (!resolver_.Poll(&found, &error)) return false;
+  if (!resolver_.Poll(&found, &error)) {
+    if (usable() && now_ns - resolving_ns_ >= connection_options_.connect_timeout_ns) {
+      fault_ = RedisFault::kTimeout;
+      error_ = "host name: not resolved within the time-out";
+      Trip(now_ns);
+    }
+    return false;
+  }
   if (found.empty() && addresses_.empty()) {
     fault_ = RedisFault::kUnreachable;
     error_ = error;

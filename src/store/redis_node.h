@@ -100,6 +100,7 @@ class RedisNode {
   HostResolver resolver_;
   std::vector<SocketAddress> addresses_;
   size_t next_address_ = 0;
+  int64_t resolving_ns_ = 0;  // since when
 
   Breaker breaker_ = Breaker::kClosed;
   RedisFault fault_ = RedisFault::kNone;

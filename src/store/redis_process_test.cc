@@ -134,7 +134,8 @@ void RedisProcess::Start(bool wait) {
   all.insert(all.end(), arguments_.begin(), arguments_.end());
   pid_ = Spawn(FindProgram("redis-server"), all, directory() + "/log");
   for (int i = 0; wait && i < 500; ++i) {
-    if (Ask({"PING"}).starts_with("+PONG")) return;
+    const std::string answer = Ask({"PING"});
+    if (answer.starts_with("+PONG") || answer.starts_with("-MASTERDOWN")) return;
     Sleep(10);
   }
   SS_CHECK(!wait, "redis-server does not answer");

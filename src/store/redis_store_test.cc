@@ -206,6 +206,14 @@ TEST_F(RedisStoreTest, AReplicaRefusesToBeChangedAndServesReads) {
   EXPECT_EQ(driver_->Delete(SegmentName(1)), StatusCode::kUnavailable);
 }
 
+TEST_F(RedisStoreTest, AReplicaWithoutItsMasterIsAway) {
+  RedisProcess replica({"--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "no"});
+  Open(replica.url());
+  EXPECT_EQ(driver_->GetCode(SegmentName(1)), StatusCode::kUnavailable);
+  ASSERT_THAT(replica.Ask({"REPLICAOF", "NO", "ONE"}), HasSubstr("OK"));
+  EXPECT_TRUE(Becomes(StatusCode::kNotFound, SegmentName(1)));
+}
+
 TEST_F(RedisStoreTest, ALoadingServerIsUnavailableUntilItHasLoaded) {
   RedisProcess redis({"--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no",
                       "--rdbchecksum", "no"});

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "store/allocation_count_test.h"
+#include "store/resp_collector.h"
 #include "store/resp_reader.h"
 #include "store/resp_writer.h"
 
@@ -191,6 +192,58 @@ TEST(RespReader, AllocatesNothing) {
     ASSERT_EQ(reader.Next(target, &token), Step::kToken);
   }
   EXPECT_EQ(CountAllocations().calls, before.calls);
+}
+
+RespToken Array(int64_t items) {
+  RespToken token;
+  token.type = RespType::kArray;
+  token.number = items;
+  return token;
+}
+RespToken Integer(int64_t value) {
+  RespToken token;
+  token.type = RespType::kInteger;
+  token.number = value;
+  return token;
+}
+
+TEST(RespCollector, KnowsWhereAReplyEnds) {
+  using enum RespCollector::Step;
+  RespCollector collector;
+  EXPECT_EQ(collector.Add(Array(3)), kMore);
+  EXPECT_EQ(collector.Add(Array(2)), kMore);
+  EXPECT_EQ(collector.Add(Integer(1)), kMore);
+  EXPECT_EQ(collector.Add(Array(0)), kMore);
+  EXPECT_EQ(collector.Add(Integer(2)), kMore);
+  EXPECT_EQ(collector.Add(Integer(3)), kDone);
+  ASSERT_EQ(collector.items().size(), 6u);
+  EXPECT_EQ(collector.items()[0].end, 6u);
+  EXPECT_EQ(collector.items()[1].end, 4u);
+  EXPECT_EQ(collector.items()[3].end, 4u);
+  collector.Reset();
+  EXPECT_EQ(collector.Add(Array(0)), kDone);
+}
+
+TEST(RespCollector, RefusesWhatIsTooDeepOrTooLarge) {
+  using enum RespCollector::Step;
+  RespCollector deep;
+  for (size_t i = 0; i < RespCollector::kDepthMax; ++i) ASSERT_EQ(deep.Add(Array(1)), kMore);
+  EXPECT_EQ(deep.Add(Array(1)), kBad);
+  RespCollector wide;
+  ASSERT_EQ(wide.Add(Array(2)), kMore);
+  size_t items = 1;
+  RespCollector::Step step = kMore;
+  for (int array = 0; array < 2; ++array) {
+    step = wide.Add(Array(RespReader::kArrayItemsMax));
+    for (int64_t i = 0; i < RespReader::kArrayItemsMax && step == kMore; ++i, ++items) {
+      step = wide.Add(Integer(i));
+    }
+  }
+  EXPECT_EQ(step, kBad);
+  EXPECT_GT(items, RespCollector::kItemsMax - 10);
+  RespToken drained;
+  drained.type = RespType::kBulk;
+  EXPECT_EQ(RespCollector().Add(drained), kBad);
 }
 
 TEST(RespWriter, WritesCommands) {
