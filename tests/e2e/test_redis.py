@@ -1,0 +1,99 @@
+"""The same engine over a Redis server: hits, and plain vLLM whenever the server is not what it should be."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from compare import disagreement
+from redis_server import RedisServer
+from rig import OUTPUT_TOKENS, Rig, prompt
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt: redis-server)")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_rig(rig: Rig, redis: RedisServer) -> Iterator[Rig]:
+    """The session's engine and data plane, for one test on the Redis server."""
+    before = rig.plane.store
+    assert rig.plane.stop() == 0
+    rig.plane.store = redis.url
+    rig.plane.start()
+    try:
+        rig.plane.wait_until(lambda: rig.plane.metric("shadowserve_sessions") >= 2)
+        yield rig
+    finally:
+        rig.plane.stop()
+        rig.plane.store = before
+        rig.plane.start()
+        rig.plane.wait_until(lambda: rig.plane.metric("shadowserve_sessions") >= 2)
+
+
+def expect_plain(rig: Rig, tokens: list[int], reference: object, seconds: float) -> None:
+    start = time.monotonic()
+    answer = rig.engine.generate(tokens, OUTPUT_TOKENS)
+    assert time.monotonic() - start < seconds
+    assert answer.cached == 0
+    assert disagreement(reference, answer) is None  # type: ignore[arg-type]
+    rig.forget()
+
+
+def test_hits_come_from_redis_and_its_absence_costs_a_recompute(redis_rig: Rig, redis: RedisServer) -> None:
+    tokens = prompt(1300, 7000)
+    reference = redis_rig.save(tokens)
+    assert int(redis.ask("DBSIZE")[1:]) > 0
+    redis_rig.forget()
+    redis_rig.expect_hit(tokens, 1280, reference)
+    redis_rig.forget()
+
+    redis.signal(signal.SIGSTOP)
+    try:
+        expect_plain(redis_rig, tokens, reference, 20)
+    finally:
+        redis.signal(signal.SIGCONT)
+    end = time.monotonic() + 20
+    while redis_rig.engine.generate(tokens, OUTPUT_TOKENS).cached != 1280:
+        assert time.monotonic() < end, "no hits although the server is back"
+        redis_rig.forget()
+    redis_rig.forget()
+
+    redis.kill()
+    expect_plain(redis_rig, tokens, reference, 20)
+    redis.start()
+    time.sleep(1)  # longer than the longest back-off that so short an absence can lead to
+    again = redis_rig.save(tokens)  # it came back empty
+    assert again.cached == 0
+    redis_rig.forget()
+    redis_rig.expect_hit(tokens, 1280, reference)
+
+
+def test_objects_that_the_server_dropped_are_misses(redis_rig: Rig, redis: RedisServer) -> None:
+    tokens = prompt(1300, 7001)
+    reference = redis_rig.save(tokens)
+    redis_rig.forget()
+    assert redis.ask("FLUSHALL") == "+OK"
+    expect_plain(redis_rig, tokens, reference, 20)
+    redis_rig.plane.wait_until(lambda: int(redis.ask("DBSIZE")[1:]) > 0)
+    # Segments without their markers, then markers without their segments.
+    for kind in ("mark", "seg"):
+        redis_rig.plane.wait_until(lambda: redis_rig.plane.metric("shadowserve_stage_inflight", stage="encode") == 0)
+        redis.ask(
+            "EVAL", f"\"for _,k in ipairs(redis.call('KEYS','*:{kind}')) do redis.call('DEL',k) end return 1\"", "0"
+        )
+        expect_plain(redis_rig, tokens, reference, 20)
+        redis_rig.save(tokens)
+        redis_rig.forget()
+    redis_rig.expect_hit(tokens, 1280, reference)
