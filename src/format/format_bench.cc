@@ -1,7 +1,9 @@
 #include <benchmark/benchmark.h>
 
+#include <memory>
 #include <vector>
 
+#include "base/check.h"
 #include "format/segment_testing.h"
 
 namespace shadowserve {
@@ -36,6 +38,54 @@ void BM_SegmentOpen(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(SegmentReader::Open(object, name, kShape).ok());
 }
 BENCHMARK(BM_SegmentOpen)->Unit(benchmark::kMicrosecond);
+
+// CPU seconds per GB (1e9) of stored bytes to check a whole segment, and to finish one. `kNone`: by
+// its checksums alone, as without keys. Blocks of 32 KiB.
+void SetCpuSecondsPerGb(benchmark::State& state, size_t bytes) {
+  state.counters["cpu_s_per_GB"] = benchmark::Counter(
+      static_cast<double>(bytes) * 1e-9 * static_cast<double>(state.iterations()),
+      benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
+std::unique_ptr<Seal> SealOf(SealAlgorithm algorithm) {
+  return algorithm == SealAlgorithm::kNone ? nullptr : segment_testing::MakeSeal({7, 8}, algorithm);
+}
+
+void BM_SegmentVerify(benchmark::State& state, SealAlgorithm algorithm) {
+  const ObjectName name = segment_testing::NameOf(kShape, Profile::kQ8, CodecId::kNone, 1);
+  const auto seal = SealOf(algorithm);
+  const std::vector<std::byte> object = segment_testing::BuildSegment(name, kShape, seal.get());
+  std::vector<std::byte> copy = object;
+  for (auto _ : state) {
+    const bool sound = seal == nullptr ? VerifySegment(copy, name).ok()
+                                       : VerifySealedSegment(copy, name, seal.get()).ok();
+    SS_CHECK(sound, "a sound segment was refused");
+    if (algorithm != SealAlgorithm::kAes256Gcm) continue;
+    state.PauseTiming();
+    copy = object;  // it was decrypted in place
+    state.ResumeTiming();
+  }
+  SetCpuSecondsPerGb(state, object.size());
+}
+BENCHMARK_CAPTURE(BM_SegmentVerify, none, SealAlgorithm::kNone);
+BENCHMARK_CAPTURE(BM_SegmentVerify, gmac, SealAlgorithm::kGmac);
+BENCHMARK_CAPTURE(BM_SegmentVerify, aes_256_gcm, SealAlgorithm::kAes256Gcm);
+
+void BM_SegmentFinish(benchmark::State& state, SealAlgorithm algorithm) {
+  const ObjectName name = segment_testing::NameOf(kShape, Profile::kQ8, CodecId::kNone, 1);
+  const auto seal = SealOf(algorithm);
+  std::vector<std::byte> buffer(SegmentBytesMax(Profile::kQ8, kShape, true), std::byte{0x5A});
+  size_t bytes = 0;
+  for (auto _ : state) {
+    SegmentWriter writer(buffer, name, kShape, seal.get());
+    while (!writer.done()) writer.FinishBlock(CodecId::kNone, writer.block_range().elements);
+    bytes = writer.Finish().size();
+  }
+  SetCpuSecondsPerGb(state, bytes);
+}
+BENCHMARK_CAPTURE(BM_SegmentFinish, none, SealAlgorithm::kNone);
+BENCHMARK_CAPTURE(BM_SegmentFinish, gmac, SealAlgorithm::kGmac);
+BENCHMARK_CAPTURE(BM_SegmentFinish, aes_256_gcm, SealAlgorithm::kAes256Gcm);
 
 void BM_NameParse(benchmark::State& state) {
   const std::string text =

@@ -93,5 +93,48 @@ INSTANTIATE_TEST_SUITE_P(
                {.layers = {7, 1}, .head_group = 1, .first_head = 1, .heads = 1, .head_dim = 1}}),
     [](const auto& golden) { return golden.param.file; });
 
+// Objects that another implementation sealed (testdata/make_sealed.py) open, and hold what the
+// unsealed ones do.
+std::vector<std::byte> Load(const std::string& file, std::string* name) {
+  std::ifstream stream(std::string(SS_FORMAT_TESTDATA) + "/" + file);
+  std::getline(stream, *name);
+  std::vector<std::byte> bytes;
+  for (std::string line; std::getline(stream, line);) {
+    for (size_t i = 0; i + 1 < line.size(); i += 2) {
+      bytes.push_back(static_cast<std::byte>(std::stoi(line.substr(i, 2), nullptr, 16)));
+    }
+  }
+  return bytes;
+}
+
+class GoldenSealed : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenSealed, OpensToTheUnsealedObject) {
+  const auto seal = segment_testing::MakeSeal({8, 7});
+  for (const std::string cipher : {"gmac", "aes-256-gcm"}) {
+    std::string text;
+    std::vector<std::byte> sealed = Load(GetParam() + "." + cipher + ".segment.hex", &text);
+    const ObjectName name = ParseObjectName(text).value();
+    std::vector<std::byte> copy = sealed;
+    const Status verified = VerifySealedSegment(copy, name, seal.get());
+    ASSERT_TRUE(verified.ok()) << verified.ToString();
+    // Decrypted in place: all behind the tag of its one block is the unsealed object's.
+    const std::vector<std::byte> plain = Load(GetParam() + ".segment.hex", &text);
+    constexpr size_t kHead = segment_testing::kHeaderBytes + segment_testing::kEntryBytes;
+    EXPECT_EQ(std::vector(copy.begin() + kHead + segment_testing::kBlockTagBytes, copy.end()),
+              std::vector(plain.begin() + kHead, plain.end()));
+
+    const std::vector<std::byte> marker = Load(GetParam() + "." + cipher + ".marker.hex", &text);
+    const auto read = ReadMarker(marker, ParseObjectName(text).value(), seal.get());
+    ASSERT_TRUE(read.ok()) << read.status().ToString();
+    EXPECT_EQ(*read, *MarkerOf(sealed));
+    EXPECT_EQ(seal->refused(), 0u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Format, GoldenSealed,
+                         ::testing::Values("raw_none", "lossless_zstd", "q8_deflate"),
+                         [](const auto& golden) { return golden.param; });
+
 }  // namespace
 }  // namespace shadowserve

@@ -1,7 +1,7 @@
 // Segment format v1: the bytes of one stored (chunk, layer range, head group).
 // The byte grammar stands in segment.cc and in docs/chunk_format.md.
 //
-//   header (fixed) | block table | side bytes (e.g. q8 scales) | block 0 | block 1 | ...
+//   header (fixed) | block table | tags | side bytes (e.g. q8 scales) | block 0 | block 1 | ...
 //   block = plain bytes (stored as they are) | coded bytes (codec of this block)
 //
 // Sizes of side, plain and symbol bytes follow from the profile and the SegmentShape, never from
@@ -9,8 +9,9 @@
 // input harmless: every length is checked against the object's real size before use; the header and
 // table are covered by one CRC32C, the side bytes by one, each block's stored bytes by one; and the
 // header holds the digest of the object's full name, so that a valid object under a wrong name is
-// refused. Authentication fields (key id, algorithm, nonce, tag) are reserved and must be zero
-// until used.
+// refused. With a Seal (keys) header, table and side are authenticated together before anything of
+// them is used, and each block before it is decoded; then only sealed objects are read. Without
+// one only unsealed objects are, whose authentication fields are zero and which have no tags.
 #ifndef SHADOWSERVE_FORMAT_SEGMENT_H_
 #define SHADOWSERVE_FORMAT_SEGMENT_H_
 
@@ -21,8 +22,11 @@
 #include "base/result.h"
 #include "format/kv_layout.h"
 #include "format/object_name.h"
+#include "format/seal.h"
 
 namespace shadowserve {
+
+struct WireSegmentHeader;
 
 uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t seed = 0);
 
@@ -37,14 +41,14 @@ struct ProfileBytes {
 // kUnsupported naming both when the profile does not take the dtype (lossless, q8: bf16 and fp16).
 Result<ProfileBytes> ProfileBytesOf(Profile profile, const SegmentShape& shape);
 
-// Upper bound of a stored segment's bytes: every block stored uncoded.
+// Upper bound of a stored segment's bytes: every block stored uncoded. `sealed`: with tags.
 // REQUIRES: ProfileBytesOf(profile, shape).ok().
-uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape);
+uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape, bool sealed = false);
 // Bytes in front of the side bytes.
-uint64_t SegmentHeadBytes(const SegmentShape& shape);
+uint64_t SegmentHeadBytes(const SegmentShape& shape, bool sealed = false);
 
-// Where header, table and side bytes end. REQUIRES: ProfileBytesOf(profile, shape).ok().
-uint64_t SegmentSideEnd(Profile profile, const SegmentShape& shape);
+// Where header, table, tags and side bytes end. REQUIRES: ProfileBytesOf(profile, shape).ok().
+uint64_t SegmentSideEnd(Profile profile, const SegmentShape& shape, bool sealed = false);
 
 // A parsed, checked view into a segment's bytes (borrowed).
 struct BlockView {
@@ -54,9 +58,17 @@ struct BlockView {
   uint32_t plain_bytes = 0;           // stored.first(plain_bytes)
   uint32_t symbol_bytes = 0;          // what the coded part decodes to, exactly
   uint32_t crc = 0;
+  // Of a sealed segment: its number, and where key, tag and the bytes to decrypt are (borrowed from
+  // the reader, which stays where it is as long as the view is used).
+  uint32_t index = 0;
+  Seal* seal = nullptr;
+  const ObjectSeal* object_seal = nullptr;
+  std::byte* sealed = nullptr;
+  std::span<const std::byte> tag;
   std::span<const std::byte> plain() const { return stored.first(plain_bytes); }
   std::span<const std::byte> coded() const { return stored.subspan(plain_bytes); }
-  // kCorrupt unless the stored bytes match the CRC.
+  // kCorrupt unless the stored bytes match the CRC or, sealed, the tag. Decrypts an encrypted block
+  // in place: call it once, and before plain() and coded() are read.
   Status Verify() const;
 };
 
@@ -70,6 +82,10 @@ class SegmentReader {
   // a shape out of bounds, kUnsupported as ProfileBytesOf.
   static Result<SegmentReader> Open(std::span<const std::byte> object, const ObjectName& name,
                                     const SegmentShape& shape);
+  // The same with keys: anything but a segment sealed by one of them is kCorrupt. Side bytes and
+  // blocks of an encrypted one are decrypted in place. `seal` outlives the reader.
+  static Result<SegmentReader> OpenSealed(std::span<std::byte> object, const ObjectName& name,
+                                          const SegmentShape& shape, Seal* seal);
   uint32_t block_count() const { return block_count_; }
   // Blocks in order: REQUIRES index 0, 1, 2, ... (each call advances a running offset).
   BlockView NextBlock();
@@ -80,7 +96,16 @@ class SegmentReader {
 
  private:
   SegmentReader() = default;
+  static Result<SegmentReader> OpenAny(std::span<const std::byte> object, const ObjectName& name,
+                                       const SegmentShape& shape, Seal* seal,
+                                       std::span<std::byte> sealed);
+  bool sealed() const { return seal_ != nullptr; }
+  Status OpenHead(const ObjectName& name);
+
   std::span<const std::byte> object_;
+  std::span<std::byte> sealed_;  // the same bytes, if they may have to be decrypted
+  Seal* seal_ = nullptr;
+  ObjectSeal object_seal_;
   std::span<const std::byte> side_;
   SegmentShape shape_;
   ProfileBytes bytes_;
@@ -89,23 +114,32 @@ class SegmentReader {
   uint64_t next_offset_ = 0;
 };
 
-// Fills a caller's buffer with one segment. Steps, in this order: construct; write side() bytes;
-// for each block fill BlockSpace() with plain bytes then coded bytes and call FinishBlock; Finish.
+// Fills a caller's buffer with one segment, sealed if there is a `seal`. Steps, in this order:
+// construct; write side() bytes; for each block fill BlockSpace() with plain bytes then coded bytes
+// and call FinishBlock; Finish.
 class SegmentWriter {
  public:
-  // REQUIRES: buffer.size() >= SegmentBytesMax(name.profile, shape).
-  SegmentWriter(std::span<std::byte> buffer, const ObjectName& name, const SegmentShape& shape);
+  // REQUIRES: buffer.size() >= SegmentBytesMax(name.profile, shape, seal != nullptr).
+  SegmentWriter(std::span<std::byte> buffer, const ObjectName& name, const SegmentShape& shape,
+                Seal* seal = nullptr);
   std::span<std::byte> side();
   BlockRange block_range() const;     // of the block being written
   std::span<std::byte> BlockSpace();  // at least plain + symbol bytes (all that is left)
-  // The block's plain bytes are complete and `coded_bytes` of coded data follow them.
+  // The block's plain bytes are complete and `coded_bytes` of coded data follow them. They may be
+  // encrypted in place.
   void FinishBlock(CodecId codec, uint32_t coded_bytes);
   bool done() const;
-  // Writes header, table and checksums; returns the object's bytes. REQUIRES: done().
+  // Writes header, table, checksums and tags; returns the object's bytes. Side bytes may be
+  // encrypted in place. REQUIRES: done(), and called once.
   std::span<const std::byte> Finish();
 
  private:
+  std::span<std::byte> TagOf(uint32_t block) const;
+  void SealHead(WireSegmentHeader* header);
+
   std::span<std::byte> buffer_;
+  Seal* seal_;
+  ObjectSeal object_seal_;
   ObjectName name_;
   SegmentShape shape_;
   ProfileBytes bytes_;
@@ -117,6 +151,8 @@ class SegmentWriter {
 // Checks an object's own consistency without knowing the model (shadowctl verify): name digest,
 // shape from its own header, all CRCs. kCorrupt names what is wrong.
 Status VerifySegment(std::span<const std::byte> object, const ObjectName& name);
+// The same with keys: tags too. An encrypted object is decrypted in place.
+Status VerifySealedSegment(std::span<std::byte> object, const ObjectName& name, Seal* seal);
 
 }  // namespace shadowserve
 

@@ -1,5 +1,6 @@
 // SegmentReader and VerifySegment on hostile bytes. The first byte chooses profile and codec and
 // whether checksums, size and name digest are made right first, so that the deep rules are reached.
+// The same bytes go to a reader with keys, which accepts nothing but what they sealed.
 #include <cstdint>
 #include <vector>
 
@@ -51,6 +52,30 @@ void CheckOne(std::span<const std::byte> object, const ObjectName& name) {
   SS_CHECK(verified.ok() == blocks_good, "VerifySegment and the reader differ");
 }
 
+bool SealedAccepts(std::vector<std::byte> object, const ObjectName& name, Seal* seal) {
+  std::vector<std::byte> copy = object;
+  const Status read = segment_testing::ReadAllSealed(object, name, kShape, seal);
+  const Status verified = VerifySealedSegment(copy, name, seal);
+  SS_CHECK(verified.ok() || verified.code() == StatusCode::kCorrupt, verified.ToString());
+  SS_CHECK(read.ok() || read.code() == StatusCode::kCorrupt, read.ToString());
+  SS_CHECK(read.ok() == verified.ok(), "VerifySealedSegment and the reader differ");
+  return read.ok();
+}
+
+void CheckSealed(std::span<const std::byte> input, uint8_t mode, const ObjectName& name) {
+  static const std::unique_ptr<Seal> seals[] = {
+      segment_testing::MakeSeal({7, 8}, SealAlgorithm::kGmac),
+      segment_testing::MakeSeal({8, 7}, SealAlgorithm::kAes256Gcm)};
+  Seal* seal = seals[mode / 9 % 2].get();
+  const std::vector<std::byte> good = segment_testing::BuildSegment(name, kShape, seal);
+  std::vector<std::byte> object = good;
+  for (size_t i = 0; i < std::min(input.size(), object.size()); ++i) object[i] ^= input[i];
+  if (mode % 2 == 0) Repair(object, name);
+  SS_CHECK(SealedAccepts(object, name, seal) == (object == good), "forged, or refused for nothing");
+  object.assign(input.begin(), input.end());
+  SS_CHECK(!SealedAccepts(object, name, seal), "forged from nothing");
+}
+
 }  // namespace
 }  // namespace shadowserve
 
@@ -71,5 +96,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (mode % 2 == 0) Repair(object, name);
   CheckOne(object, name);
+  CheckSealed(input, mode, name);
   return 0;
 }

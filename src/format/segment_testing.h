@@ -6,12 +6,15 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "format/marker.h"
 #include "format/object_name.h"
+#include "format/seal.h"
 #include "format/segment.h"
 
 namespace shadowserve::segment_testing {
@@ -23,6 +26,9 @@ constexpr size_t kBlockCountAt = 28;
 constexpr size_t kSideBytesAt = 32;
 constexpr size_t kTotalBytesAt = 40;
 constexpr size_t kNameDigestAt = 48;
+constexpr size_t kAuthAt = 80;
+constexpr size_t kAlgorithmAt = 112;
+constexpr size_t kBlockTagBytes = 16;
 constexpr size_t kSideCrcAt = 120;
 constexpr size_t kHeadCrcAt = 124;
 
@@ -61,10 +67,12 @@ inline ObjectName NameOf(const SegmentShape& shape, Profile profile, CodecId cod
 
 // Blocks of even index are stored coded, in 5 + index "coded" bytes, if the name has a codec; the
 // others uncoded. The coded bytes are no stream of the codec: the format does not look into them.
-inline std::vector<std::byte> BuildSegment(const ObjectName& name, const SegmentShape& shape) {
-  std::vector<std::byte> buffer(SegmentBytesMax(name.profile, shape), std::byte{0xEE});
+inline std::vector<std::byte> BuildSegment(const ObjectName& name, const SegmentShape& shape,
+                                           Seal* seal = nullptr) {
+  std::vector<std::byte> buffer(SegmentBytesMax(name.profile, shape, seal != nullptr),
+                                std::byte{0xEE});
   const ProfileBytes bytes = *ProfileBytesOf(name.profile, shape);
-  SegmentWriter writer(buffer, name, shape);
+  SegmentWriter writer(buffer, name, shape, seal);
   Fill(writer.side(), 1);
   for (uint32_t block = 0; !writer.done(); ++block) {
     const uint32_t elements = writer.block_range().elements;
@@ -79,14 +87,16 @@ inline std::vector<std::byte> BuildSegment(const ObjectName& name, const Segment
   return buffer;
 }
 
-// Makes the checksums of side, header and table right again. Safe on any bytes.
+// Makes the checksums of side, header, table and tags right again, no tag. Safe on any bytes.
 inline void Reseal(std::span<std::byte> object) {
   if (object.size() < kHeaderBytes) return;
   const uint64_t blocks = Get(object, kBlockCountAt, 4);
   const uint64_t side = Get(object, kSideBytesAt, 8);
   const uint64_t room = object.size() - kHeaderBytes;
-  if (blocks > room / kEntryBytes) return;
-  const size_t head = kHeaderBytes + blocks * kEntryBytes;
+  const bool sealed = object[kAlgorithmAt] != std::byte{0};
+  const size_t per_block = kEntryBytes + (sealed ? kBlockTagBytes : 0);
+  if (blocks > room / per_block) return;
+  const size_t head = kHeaderBytes + blocks * per_block;
   if (side <= object.size() - head) {
     Put(object, kSideCrcAt, Crc32c(object.subspan(head, side)), 4);
   }
@@ -94,10 +104,37 @@ inline void Reseal(std::span<std::byte> object) {
   Put(object, kHeadCrcAt, Crc32c(object.subspan(kHeaderBytes, head - kHeaderBytes), crc), 4);
 }
 
+// Keys of tests: key 7 of bytes 00 01 .. 1f, key 8 of bytes 80 81 .. 9f.
+inline AuthKey TestKey(uint32_t id) {
+  AuthKey key{.id = id};
+  for (size_t i = 0; i < key.secret.size(); ++i) {
+    key.secret[i] = static_cast<std::byte>(i + (id == 7 ? 0 : 0x80 * (id - 7)));
+  }
+  return key;
+}
+
+inline std::unique_ptr<Seal> MakeSeal(std::initializer_list<uint32_t> ids,
+                                      SealAlgorithm algorithm = SealAlgorithm::kGmac) {
+  std::vector<AuthKey> keys;
+  for (const uint32_t id : ids) keys.push_back(TestKey(id));
+  return Seal::Create(keys, algorithm).value();
+}
+
 // All that a reader does: Open, then every block's Verify.
 inline Status ReadAll(std::span<const std::byte> object, const ObjectName& name,
                       const SegmentShape& shape) {
   Result<SegmentReader> reader = SegmentReader::Open(object, name, shape);
+  if (!reader.ok()) return reader.status();
+  for (uint32_t block = 0; block < reader->block_count(); ++block) {
+    if (Status status = reader->NextBlock().Verify(); !status.ok()) return status;
+  }
+  return OkStatus();
+}
+
+// The same with keys; the object is left as it was.
+inline Status ReadAllSealed(std::vector<std::byte> object, const ObjectName& name,
+                            const SegmentShape& shape, Seal* seal) {
+  Result<SegmentReader> reader = SegmentReader::OpenSealed(object, name, shape, seal);
   if (!reader.ok()) return reader.status();
   for (uint32_t block = 0; block < reader->block_count(); ++block) {
     if (Status status = reader->NextBlock().Verify(); !status.ok()) return status;

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "base/result.h"
+#include "format/object_name.h"
 #include "format/wire.h"
 
 namespace shadowserve {
@@ -50,13 +51,30 @@ struct WireBlockEntry {
 };
 static_assert(sizeof(WireBlockEntry) == 12 && alignof(WireBlockEntry) == 1);
 
-// CRC32C over header (without its last four bytes, the CRC itself) and table.
-// REQUIRES: object holds header and table.
-uint32_t SegmentHeadCrc(std::span<const std::byte> object, uint32_t block_count);
+constexpr size_t kTagBytes = 16;  // one per block of a sealed segment, behind the table
+
+// Bytes of the table and, where there are any, tags.
+constexpr uint64_t SegmentTableBytes(uint32_t block_count, bool sealed) {
+  return uint64_t{block_count} * (sizeof(WireBlockEntry) + (sealed ? kTagBytes : 0));
+}
+
+// CRC32C over header (without its last four bytes, the CRC itself), table and tags.
+// REQUIRES: object holds them.
+uint32_t SegmentHeadCrc(std::span<const std::byte> object, uint32_t block_count, bool sealed);
 
 // The header, once all that can be said without name and shape was checked: magic, version, sizes
-// against the object's real size, head CRC, zero bytes, authentication. kCorrupt names the field.
+// against the object's real size, head CRC, zero bytes. kCorrupt names the field. The
+// authentication fields are still to be checked.
 Result<WireSegmentHeader> ReadSegmentHeader(std::span<const std::byte> object);
+
+// What the tag of a head covers beside the side bytes, or of a marker: the name's text with its
+// length in front, then the object's header with zeros for tag and CRC.
+struct NameInTag {
+  std::array<std::byte, 4 + kObjectNameTextMax> bytes;
+  size_t size = 0;
+  explicit NameInTag(const ObjectName& name);
+  std::span<const std::byte> view() const { return std::span(bytes).first(size); }
+};
 
 }  // namespace shadowserve
 

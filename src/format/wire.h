@@ -34,8 +34,7 @@ using Le32 = LittleEndian<uint32_t>;
 using Le64 = LittleEndian<uint64_t>;
 static_assert(sizeof(Le16) == 2 && sizeof(Le32) == 4 && sizeof(Le64) == 8 && alignof(Le64) == 1);
 
-// Reserved for authenticated objects (docs/chunk_format.md). In v1 the only algorithm is 0 (none),
-// and then every byte is zero.
+// Of authenticated objects (docs/chunk_format.md). Algorithm 0 is none: then every byte is zero.
 struct WireAuth {
   std::array<uint8_t, 16> tag = {};
   std::array<uint8_t, 12> nonce = {};
@@ -53,8 +52,8 @@ bool AllZero(const std::array<uint8_t, kSize>& bytes) {
   return true;
 }
 
-// True for an object without authentication; an algorithm that this build does not know, or
-// left-over bytes beside algorithm 0, are refused by the readers.
+// True for an object without authentication; left-over bytes beside algorithm 0 are refused by the
+// readers.
 inline bool IsUnauthenticated(const WireAuth& auth) {
   return auth.algorithm == 0 && auth.key_id == 0 && AllZero(auth.tag) && AllZero(auth.nonce) &&
          AllZero(auth.zero);
