@@ -113,7 +113,7 @@ enum class DropLabel : uint8_t {
   kShutdown,
   kCount
 };
-enum class CorruptLabel : uint8_t { kSegment, kMarker, kBlock, kName, kCount };
+enum class CorruptLabel : uint8_t { kSegment, kMarker, kBlock, kName, kAuth, kCount };
 enum class RoleLabel : uint8_t { kScheduler, kWorker, kCount };
 
 std::string_view LabelName(LookupLabel label);

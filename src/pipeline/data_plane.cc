@@ -25,15 +25,19 @@ Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
                   "memory.slab_size (2 to fetch, 2 to save)");
   }
   auto plane = std::unique_ptr<DataPlane>(new DataPlane(std::move(store), metrics, clock, events));
+  if (!options.keys.empty()) {
+    SS_TRY_ASSIGN(plane->seal_, Seal::Create(options.keys, options.cipher));
+  }
   SS_TRY_ASSIGN(plane->fetch_slabs_,
                 SlabPool::Create("fetch", options.slab_bytes, options.fetch_slabs));
   SS_TRY_ASSIGN(plane->save_slabs_,
                 SlabPool::Create("save", options.slab_bytes, options.save_slabs));
   SS_TRY_ASSIGN(plane->fetch_,
                 FetchPipeline::Create(options.fetch, plane->fetch_slabs_.get(), &plane->store_port_,
-                                      &plane->transfers_, metrics, clock, events));
-  SS_TRY_ASSIGN(plane->save_, SavePipeline::Create(plane->save_slabs_.get(), &plane->store_port_,
-                                                   &plane->transfers_, metrics, clock, events));
+                                      &plane->transfers_, metrics, clock, events, plane->seal()));
+  SS_TRY_ASSIGN(plane->save_,
+                SavePipeline::Create(plane->save_slabs_.get(), &plane->store_port_,
+                                     &plane->transfers_, metrics, clock, events, plane->seal()));
   plane->cpus_ = options.cpus;
   return plane;
 }

@@ -39,6 +39,9 @@ class DataPlane {
     uint32_t fetch_slabs = 0;
     uint32_t save_slabs = 0;
     FetchPipeline::Options fetch;
+    // Not empty: all objects are sealed by the first, and read only when sealed by one of them.
+    std::vector<AuthKey> keys;
+    SealAlgorithm cipher = SealAlgorithm::kGmac;
     std::vector<int> cpus;  // empty: not pinned
   };
 
@@ -61,6 +64,7 @@ class DataPlane {
   LookupPipeline& lookup() { return lookup_; }
   StorePort& store_port() { return store_port_; }
   Store& store() { return *store_; }
+  Seal* seal() { return seal_.get(); }  // null without keys
   // Owns the memory from now on. REQUIRES: a rank id never used before.
   void AddRank(uint64_t rank_id, std::unique_ptr<RankMemory> rank);
   RankMemory* FindRank(uint64_t rank_id);
@@ -101,6 +105,7 @@ class DataPlane {
   StorePort store_port_;
   TransferPort transfers_;
   LookupPipeline lookup_;
+  std::unique_ptr<Seal> seal_;
   std::unique_ptr<SlabPool> fetch_slabs_;
   std::unique_ptr<SlabPool> save_slabs_;
   std::unordered_map<uint64_t, std::unique_ptr<RankMemory>> ranks_;

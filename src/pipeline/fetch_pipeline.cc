@@ -16,10 +16,10 @@ Result<std::unique_ptr<FetchPipeline>> FetchPipeline::Create(const Options& opti
                                                              SlabPool* slabs, StorePort* store,
                                                              TransferPort* transfers,
                                                              Metrics* metrics, const Clock* clock,
-                                                             PipelineEvents* events) {
+                                                             PipelineEvents* events, Seal* seal) {
   auto pipeline = std::unique_ptr<FetchPipeline>(
-      new FetchPipeline(options, slabs, store, transfers, metrics, clock, events));
-  SS_TRY_ASSIGN(pipeline->decoder_, SegmentDecoder::Create(metrics, clock));
+      new FetchPipeline(options, slabs, store, transfers, metrics, clock, events, seal));
+  SS_TRY_ASSIGN(pipeline->decoder_, SegmentDecoder::Create(metrics, clock, seal));
   // A join holds at least one slab, so there are never more joins than slabs.
   pipeline->joins_.resize(std::min(options.joins_inflight_max, slabs->slab_count()));
   for (Join& join : pipeline->joins_) pipeline->free_joins_.push_back(&join);
@@ -45,10 +45,10 @@ Status FetchPipeline::CheckFits(const RankMemory& rank) const {
   const SegmentShape segment = SegmentShapeOf(rank.shape(), rank.first_range(), rank.first_group());
   for (const Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
     if (ProfileBytesOf(profile, segment).ok() &&
-        SegmentBytesMax(profile, segment) > slabs_->slab_bytes()) {
+        SegmentBytesMax(profile, segment, seal_ != nullptr) > slabs_->slab_bytes()) {
       return Status(StatusCode::kUnsupported,
                     "a segment of this model takes up to " +
-                        std::to_string(SegmentBytesMax(profile, segment)) +
+                        std::to_string(SegmentBytesMax(profile, segment, seal_ != nullptr)) +
                         " bytes, more than memory.slab_size (" +
                         std::to_string(slabs_->slab_bytes()) + "); raise it");
     }

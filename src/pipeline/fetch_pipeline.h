@@ -14,8 +14,9 @@
 //
 // Per segment: its marker and its bytes are read together; both must be sound. Once the marker is
 // there, blocks are decoded while the rest of the segment is on its way, where the store tells how
-// far it is. Any doubt (missing, damaged, wrong name) fails the whole load, and the object goes, so
-// that the next save repairs it.
+// far it is. With keys a block is verified right before it is decoded, under the head's tag, which
+// was verified before the first. Any doubt (missing, damaged, wrong name) fails the whole load, and
+// the object goes, so that the next save repairs it.
 //
 // Fencing: after OnLoadDone nothing of a load touches a page. A cancelled load first lets reads of
 // the store and transfers in flight come home.
@@ -54,11 +55,12 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     // Its pages hold anything, so no config key reaches this (app/run_daemon.h).
     bool control_path_only = false;
   };
-  // All pointers outlive the pipeline.
+  // All pointers outlive the pipeline. With a `seal` (keys) only what it vouches for is loaded.
   static Result<std::unique_ptr<FetchPipeline>> Create(const Options& options, SlabPool* slabs,
                                                        StorePort* store, TransferPort* transfers,
                                                        Metrics* metrics, const Clock* clock,
-                                                       PipelineEvents* events);
+                                                       PipelineEvents* events,
+                                                       Seal* seal = nullptr);
   ~FetchPipeline() override;  // REQUIRES idle()
 
   // kInvalidArgument when the spec does not fit its rank, kExhausted past kLoadsMax: then there is
@@ -132,14 +134,15 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   };
 
   FetchPipeline(const Options& options, SlabPool* slabs, StorePort* store, TransferPort* transfers,
-                Metrics* metrics, const Clock* clock, PipelineEvents* events)
+                Metrics* metrics, const Clock* clock, PipelineEvents* events, Seal* seal)
       : options_(options),
         slabs_(slabs),
         store_(store),
         transfers_(transfers),
         metrics_(metrics),
         clock_(clock),
-        events_(events) {}
+        events_(events),
+        seal_(seal) {}
 
   static Status CheckSpec(const LoadSpec& spec);
   static uint32_t SlabsPerJoin(const RankMemory& rank);
@@ -153,10 +156,12 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   void AskStore(Join* join);
   void OnMarker(Part* part, StatusCode code, uint64_t bytes);
   void OnSegment(Part* part, StatusCode code, uint64_t bytes);
+  void CountCorrupt(CorruptLabel damage, uint64_t refused_before);
+  uint64_t refused() const { return seal_ == nullptr ? 0 : seal_->refused(); }
   Status ReadPartMarker(Part* part, uint64_t bytes) const;
   void Enqueue(Part* part);
   void Dequeue(Part* part);
-  static bool CanDecode(const Part& part);
+  bool CanDecode(const Part& part) const;
   bool ComputeStep();
   Result<bool> Decode(Part* part);
   void FailPart(Part* part, Status status);
@@ -176,6 +181,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   Metrics* metrics_;
   const Clock* clock_;
   PipelineEvents* events_;
+  Seal* seal_;
   std::unique_ptr<SegmentDecoder> decoder_;
   std::list<Load> loads_;  // in turn order: an admitted load moves to the back
   std::vector<Join> joins_;

@@ -65,8 +65,9 @@ void FetchPipeline::OnMarker(Part* part, StatusCode code, uint64_t bytes) {
     if (code == StatusCode::kCorrupt) metrics_->corrupt[CorruptLabel::kMarker].Add();
     return FailPart(part, Status(code, "store: marker of " + ToString(part->name)));
   }
+  const uint64_t refused_before = refused();
   if (Status marker = ReadPartMarker(part, bytes); !marker.ok()) {
-    metrics_->corrupt[CorruptLabel::kMarker].Add();
+    CountCorrupt(CorruptLabel::kMarker, refused_before);
     return FailPart(part, std::move(marker));
   }
   part->marker_sound = true;
@@ -99,8 +100,9 @@ void FetchPipeline::OnSegment(Part* part, StatusCode code, uint64_t bytes) {
 
 Status FetchPipeline::ReadPartMarker(Part* part, uint64_t bytes) const {
   const ObjectName name = part->name.AsKind(ObjectKind::kMarker);
-  SS_TRY_ASSIGN(const Marker marker,
-                ReadMarker(std::span(part->marker).first(std::min(bytes, kMarkerBytes)), name));
+  SS_TRY_ASSIGN(
+      const Marker marker,
+      ReadMarker(std::span(part->marker).first(std::min(bytes, kMarkerBytes)), name, seal_));
   const bool complete = part->reads_left == 0;
   if (marker.segment_bytes > part->wire.bytes().size() ||
       (complete && marker.segment_bytes != part->arrived)) {
@@ -108,6 +110,11 @@ Status FetchPipeline::ReadPartMarker(Part* part, uint64_t bytes) const {
   }
   part->segment_bytes = marker.segment_bytes;
   return OkStatus();
+}
+
+// What only its tag was wrong with is no accident.
+void FetchPipeline::CountCorrupt(CorruptLabel damage, uint64_t refused_before) {
+  metrics_->corrupt[refused() > refused_before ? CorruptLabel::kAuth : damage].Add();
 }
 
 void FetchPipeline::Enqueue(Part* part) {
@@ -124,26 +131,28 @@ void FetchPipeline::Dequeue(Part* part) {
   metrics_->stage_inflight[StageLabel::kDecode].Add(-1);
 }
 
-bool FetchPipeline::CanDecode(const Part& part) {
+bool FetchPipeline::CanDecode(const Part& part) const {
   if (part.reads_left == 0) return true;
   // When all blocks are written, still only the read's completion says that nothing follows them.
   if (part.cursor.begun()) return part.cursor.blocks_left > 0 && part.cursor.CanStep(part.arrived);
-  return part.arrived >= SegmentSideEnd(part.name.profile, part.shape);
+  return part.arrived >= SegmentSideEnd(part.name.profile, part.shape, seal_ != nullptr);
 }
 
 bool FetchPipeline::busy() const {
   return std::any_of(ready_.begin(), ready_.end(),
-                     [](const Part* part) { return CanDecode(*part); });
+                     [this](const Part* part) { return CanDecode(*part); });
 }
 
 bool FetchPipeline::ComputeStep() {
-  const auto found =
-      std::find_if(ready_.begin(), ready_.end(), [](const Part* part) { return CanDecode(*part); });
+  const auto found = std::find_if(ready_.begin(), ready_.end(),
+                                  [this](const Part* part) { return CanDecode(*part); });
   if (found == ready_.end()) return false;
   Part* part = *found;
+  const uint64_t refused_before = refused();
   const Result<bool> decoded = Decode(part);
   if (!decoded.ok()) {
-    metrics_->corrupt[part->cursor.begun() ? CorruptLabel::kBlock : CorruptLabel::kSegment].Add();
+    CountCorrupt(part->cursor.begun() ? CorruptLabel::kBlock : CorruptLabel::kSegment,
+                 refused_before);
     FailPart(part, decoded.status());
   } else if (*decoded && part->reads_left == 0) {
     const uint64_t kv_bytes = part->cursor.kv_bytes;

@@ -216,7 +216,16 @@ struct BenchOptions {
   std::string store = "memory://?capacity=256MiB";
   bool indexed = true;
   bool by_hand = false;  // wrap it into a SteppedStore
+  std::vector<AuthKey> keys = {};
+  SealAlgorithm cipher = SealAlgorithm::kGmac;
 };
+
+// A key of one repeated byte.
+inline AuthKey KeyOfByte(uint32_t id, uint8_t byte) {
+  AuthKey key{.id = id};
+  key.secret.fill(std::byte{byte});
+  return key;
+}
 
 // Any store, but once `stepping` is set its reads of segments arrive only by hand, in pieces.
 class SteppedStore final : public Store {
@@ -293,6 +302,7 @@ struct PipelineBench {
   StorePort port;
   LookupPipeline lookup;
   TransferPort transfers;
+  std::unique_ptr<Seal> seal;  // null without keys
   std::unique_ptr<SlabPool> fetch_slabs;
   std::unique_ptr<SlabPool> save_slabs;
   std::unique_ptr<FetchPipeline> fetch;
@@ -301,17 +311,30 @@ struct PipelineBench {
   bool held = true;     // ...with this
   size_t reads_answered = 0;
 
+  uint32_t joins;
+
   explicit PipelineBench(const BenchOptions& options = {})
       : store(MakeStore(options)),
         port(store.get(), &metrics, &clock),
         lookup(&port),
         transfers(&metrics, &clock),
         fetch_slabs(SlabPool::Create("fetch", uint64_t{5} << 20, options.fetch_slabs).value()),
-        save_slabs(SlabPool::Create("save", uint64_t{5} << 20, options.save_slabs).value()) {
-    fetch = FetchPipeline::Create({options.joins}, fetch_slabs.get(), &port, &transfers, &metrics,
-                                  &clock, &events)
+        save_slabs(SlabPool::Create("save", uint64_t{5} << 20, options.save_slabs).value()),
+        joins(options.joins) {
+    Rekey(options.keys, options.cipher);
+  }
+
+  // What a restart with another key file does. REQUIRES: nothing in flight.
+  void Rekey(const std::vector<AuthKey>& keys, SealAlgorithm cipher = SealAlgorithm::kGmac) {
+    fetch.reset();
+    save.reset();
+    seal.reset();
+    if (!keys.empty()) seal = Seal::Create(keys, cipher).value();
+    fetch = FetchPipeline::Create({joins}, fetch_slabs.get(), &port, &transfers, &metrics, &clock,
+                                  &events, seal.get())
                 .value();
-    save = SavePipeline::Create(save_slabs.get(), &port, &transfers, &metrics, &clock, &events)
+    save = SavePipeline::Create(save_slabs.get(), &port, &transfers, &metrics, &clock, &events,
+                                seal.get())
                .value();
   }
 

@@ -17,10 +17,10 @@ constexpr uint32_t kSlotBits = 24;
 Result<std::unique_ptr<SavePipeline>> SavePipeline::Create(SlabPool* slabs, StorePort* store,
                                                            TransferPort* transfers,
                                                            Metrics* metrics, const Clock* clock,
-                                                           PipelineEvents* events) {
+                                                           PipelineEvents* events, Seal* seal) {
   auto pipeline = std::unique_ptr<SavePipeline>(
-      new SavePipeline(slabs, store, transfers, metrics, clock, events));
-  SS_TRY_ASSIGN(pipeline->encoder_, SegmentEncoder::Create(metrics, clock));
+      new SavePipeline(slabs, store, transfers, metrics, clock, events, seal));
+  SS_TRY_ASSIGN(pipeline->encoder_, SegmentEncoder::Create(metrics, clock, seal));
   pipeline->slots_.resize(slabs->slab_count() / kSlabsPerUnit);
   return pipeline;
 }
@@ -249,7 +249,7 @@ bool SavePipeline::Put(Save* save, ObjectKind kind) {
   if (kind == ObjectKind::kMarker) {
     const Result<Marker> marker = MarkerOf(save->object);
     SS_CHECK(marker.ok(), marker.status().ToString());
-    object = WriteMarker(*marker, name, save->marker);
+    object = WriteMarker(*marker, name, save->marker, seal_);
   }
   // The store only reads the buffer of a put; its one request type has a mutable span.
   const std::span<std::byte> buffer(const_cast<std::byte*>(object.data()), object.size());

@@ -34,7 +34,8 @@ class SavePipeline final : public StoreListener, public TransferListener {
 
   static Result<std::unique_ptr<SavePipeline>> Create(SlabPool* slabs, StorePort* store,
                                                       TransferPort* transfers, Metrics* metrics,
-                                                      const Clock* clock, PipelineEvents* events);
+                                                      const Clock* clock, PipelineEvents* events,
+                                                      Seal* seal = nullptr);
   ~SavePipeline() override;  // REQUIRES idle()
 
   // kInvalidArgument / kExhausted: not accepted, no OnSaveDone (kExhausted is counted as dropped).
@@ -94,13 +95,14 @@ class SavePipeline final : public StoreListener, public TransferListener {
   };
 
   SavePipeline(SlabPool* slabs, StorePort* store, TransferPort* transfers, Metrics* metrics,
-               const Clock* clock, PipelineEvents* events)
+               const Clock* clock, PipelineEvents* events, Seal* seal)
       : slabs_(slabs),
         store_(store),
         transfers_(transfers),
         metrics_(metrics),
         clock_(clock),
-        events_(events) {}
+        events_(events),
+        seal_(seal) {}
 
   static uint32_t Units(const SaveSpec& spec);
   static ObjectName UnitName(const SaveSpec& spec, uint32_t unit, SegmentShape* shape);
@@ -123,6 +125,7 @@ class SavePipeline final : public StoreListener, public TransferListener {
   Metrics* metrics_;
   const Clock* clock_;
   PipelineEvents* events_;
+  Seal* seal_;
   std::unique_ptr<SegmentEncoder> encoder_;
   Save* encoding_ = nullptr;  // the encoder holds one segment at a time
   std::vector<PlanePiece> pieces_;

@@ -5,11 +5,11 @@
 
 namespace shadowserve {
 
-Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics,
-                                                               const Clock* clock) {
+Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics, const Clock* clock,
+                                                               Seal* seal) {
   SS_TRY_ASSIGN(Coders coders, Coders::Create());
   auto decoder =
-      std::unique_ptr<SegmentDecoder>(new SegmentDecoder(std::move(coders), metrics, clock));
+      std::unique_ptr<SegmentDecoder>(new SegmentDecoder(std::move(coders), metrics, clock, seal));
   // Blocks of raw fp16/bf16 have two bytes of symbols per element; they are never decoded into
   // here.
   decoder->symbols_.resize(size_t{kBlockSymbolsMax} * 2);
@@ -20,7 +20,10 @@ Status SegmentDecoder::Begin(const DecodeTask& task, DecodeCursor* cursor) {
   cursor->task = task;
   cursor->kv_bytes = 0;
   cursor->reader.reset();
-  SS_TRY_ASSIGN(cursor->reader, SegmentReader::Open(task.object, task.name, task.shape));
+  Result<SegmentReader> reader =
+      seal_ == nullptr ? SegmentReader::Open(task.object, task.name, task.shape)
+                       : SegmentReader::OpenSealed(task.object, task.name, task.shape, seal_);
+  SS_TRY_ASSIGN(cursor->reader, std::move(reader));
   cursor->blocks_left = cursor->reader->block_count();
   pieces_.reserve(task.rank->pieces_max());
   return OkStatus();

@@ -1,10 +1,10 @@
 // The compute half of a fetch: one stored segment -> verified, decoded, dequantized, written to
 // pages.
 //
-// A block is checked (CRC), decoded into an L2-sized buffer and written from there straight to its
-// final place (or the staging slab that one transfer covers): decode and dequantize run back to
-// back, the page-layout scatter is part of the address computation. Works in steps of a few blocks,
-// so that one thread can interleave segments, stores and saves.
+// A block is checked (CRC, or with keys its tag), decoded into an L2-sized buffer and written from
+// there straight to its final place (or the staging slab that one transfer covers): decode and
+// dequantize run back to back, the page-layout scatter is part of the address computation. Works in
+// steps of a few blocks, so that one thread can interleave segments, stores and saves.
 //
 // Owner thread: one. Steady state allocates nothing.
 #ifndef SHADOWSERVE_PIPELINE_SEGMENT_DECODER_H_
@@ -27,7 +27,7 @@
 namespace shadowserve {
 
 struct DecodeTask {
-  std::span<const std::byte> object;  // the segment as fetched
+  std::span<std::byte> object;  // the segment as fetched; an encrypted one is decrypted in place
   ObjectName name;
   SegmentShape shape;
   const RankMemory* rank = nullptr;
@@ -53,8 +53,10 @@ struct DecodeCursor {
 
 class SegmentDecoder {
  public:
-  // `metrics` and `clock` outlive the decoder.
-  static Result<std::unique_ptr<SegmentDecoder>> Create(Metrics* metrics, const Clock* clock);
+  // `metrics`, `clock` and `seal` outlive the decoder. With a `seal` only sealed segments are
+  // taken.
+  static Result<std::unique_ptr<SegmentDecoder>> Create(Metrics* metrics, const Clock* clock,
+                                                        Seal* seal = nullptr);
 
   // Starts a segment; what `task` refers to is lent. Of task.object at least the first
   // SegmentSideEnd bytes must be there. kCorrupt: it is not to be trusted, nothing was written.
@@ -65,14 +67,15 @@ class SegmentDecoder {
   Result<bool> Step(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks);
 
  private:
-  SegmentDecoder(Coders coders, Metrics* metrics, const Clock* clock)
-      : coders_(std::move(coders)), metrics_(metrics), clock_(clock) {}
+  SegmentDecoder(Coders coders, Metrics* metrics, const Clock* clock, Seal* seal)
+      : coders_(std::move(coders)), metrics_(metrics), clock_(clock), seal_(seal) {}
   Status DecodeBlock(DecodeCursor* cursor);
   void CountBytes(DecodeCursor* cursor, const BlockView& block);
 
   Coders coders_;
   Metrics* metrics_;
   const Clock* clock_;
+  Seal* seal_;
   std::vector<std::byte> symbols_;  // one decoded block
   std::vector<PlanePiece> pieces_;
 };

@@ -5,11 +5,11 @@
 
 namespace shadowserve {
 
-Result<std::unique_ptr<SegmentEncoder>> SegmentEncoder::Create(Metrics* metrics,
-                                                               const Clock* clock) {
+Result<std::unique_ptr<SegmentEncoder>> SegmentEncoder::Create(Metrics* metrics, const Clock* clock,
+                                                               Seal* seal) {
   SS_TRY_ASSIGN(Coders coders, Coders::Create());
   auto encoder =
-      std::unique_ptr<SegmentEncoder>(new SegmentEncoder(std::move(coders), metrics, clock));
+      std::unique_ptr<SegmentEncoder>(new SegmentEncoder(std::move(coders), metrics, clock, seal));
   encoder->symbols_.resize(size_t{kBlockSymbolsMax} * 2);
   return encoder;
 }
@@ -20,7 +20,7 @@ void SegmentEncoder::Begin(const ObjectName& name, const SegmentShape& shape,
   shape_ = shape;
   values_ = values;
   bytes_ = ProfileBytesOf(name.profile, shape).value();
-  writer_.emplace(object, name, shape);
+  writer_.emplace(object, name, shape, seal_);
   const int64_t start_ns = clock_->NowNs();
   coders_.quantizer(name.profile).WriteSide(shape, values, writer_->side());
   metrics_->stage_busy[StageLabel::kQuantize].AddNs(clock_->NowNs() - start_ns);

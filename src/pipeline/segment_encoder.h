@@ -22,8 +22,9 @@ namespace shadowserve {
 
 class SegmentEncoder {
  public:
-  // `metrics` and `clock` outlive the encoder.
-  static Result<std::unique_ptr<SegmentEncoder>> Create(Metrics* metrics, const Clock* clock);
+  // `metrics`, `clock` and `seal` outlive the encoder. With a `seal` all objects are sealed.
+  static Result<std::unique_ptr<SegmentEncoder>> Create(Metrics* metrics, const Clock* clock,
+                                                        Seal* seal = nullptr);
 
   // `values`: shape.raw_bytes() canonical bytes; `object`: at least SegmentBytesMax. Both are lent
   // until Step returns the object. name.codec is tried for each block; one that does not shrink is
@@ -34,12 +35,13 @@ class SegmentEncoder {
   std::span<const std::byte> Step();
 
  private:
-  SegmentEncoder(Coders coders, Metrics* metrics, const Clock* clock)
-      : coders_(std::move(coders)), metrics_(metrics), clock_(clock) {}
+  SegmentEncoder(Coders coders, Metrics* metrics, const Clock* clock, Seal* seal)
+      : coders_(std::move(coders)), metrics_(metrics), clock_(clock), seal_(seal) {}
 
   Coders coders_;
   Metrics* metrics_;
   const Clock* clock_;
+  Seal* seal_;
   std::vector<std::byte> symbols_;  // one block before coding
   std::span<const std::byte> values_;
   ObjectName name_;

@@ -48,9 +48,7 @@ class ObjectCheck final : public StoreListener, public std::enable_shared_from_t
     const std::shared_ptr<ObjectCheck> self = std::move(self_);
     Status status(code, "reading it failed");
     if (code == StatusCode::kOk) {
-      const std::span<const std::byte> object = slab_.bytes().first(bytes);
-      status = name_.kind == ObjectKind::kMarker ? ReadMarker(object, name_).status()
-                                                 : VerifySegment(object, name_);
+      status = Check(slab_.bytes().first(bytes));
     }
     slab_.Reset();
     plane_->store_port().Forget(this);
@@ -58,6 +56,12 @@ class ObjectCheck final : public StoreListener, public std::enable_shared_from_t
   }
 
  private:
+  Status Check(std::span<std::byte> object) {
+    Seal* seal = plane_->seal();
+    if (name_.kind == ObjectKind::kMarker) return ReadMarker(object, name_, seal).status();
+    return seal == nullptr ? VerifySegment(object, name_)
+                           : VerifySealedSegment(object, name_, seal);
+  }
   bool Over() {
     const std::lock_guard lock(mutex_);
     return status_.has_value();
