@@ -154,14 +154,13 @@ Status SetEngine(Config& config, std::string_view text) {
   return OkStatus();
 }
 
-Status SetKeyFile(Config& config, std::string_view text) {
-  if (!text.empty()) {
-    return Status(StatusCode::kUnsupported,
-                  "this build does not authenticate objects; leave auth.key_file empty and protect "
-                  "the store by its own access control");
+Status SetCipher(Config& config, std::string_view text) {
+  for (const SealAlgorithm algorithm : {SealAlgorithm::kGmac, SealAlgorithm::kAes256Gcm}) {
+    if (text != SealAlgorithmName(algorithm)) continue;
+    config.auth_cipher = algorithm;
+    return OkStatus();
   }
-  config.auth_key_file.clear();
-  return OkStatus();
+  return Invalid(fmt::format("'{}' is neither gmac nor aes-256-gcm", text));
 }
 
 Status SetMetricsListen(Config& config, std::string_view text) {
@@ -187,7 +186,7 @@ std::string_view ShowLogLevel(LogLevel level) {
 }
 
 // clang-format off
-constexpr std::array<ConfigKey, 17> kKeys = {{
+constexpr std::array<ConfigKey, 18> kKeys = {{
     {"", "listen", ValueType::kText, "", "control address: unix:///path or tcp://host:port", "--listen",
      SetListen, [](const Config& c) { return c.listen; }},
     {"", "listen_mode", ValueType::kMode, "octal permissions", "who may connect to the unix socket: its owner and group by default", "",
@@ -224,8 +223,11 @@ constexpr std::array<ConfigKey, 17> kKeys = {{
     {"fetch", "deadline_s", ValueType::kNumber, "s", "longest time a load may take, whatever the engine asks for", "",
      [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.fetch_deadline_s, ParseNumber(text, 0, 600)); return OkStatus(); },
      [](const Config& c) { return fmt::format("{}", c.fetch_deadline_s); }},
-    {"auth", "key_file", ValueType::kText, "", "keys that authenticate objects; must be empty in this build", "",
-     SetKeyFile, [](const Config& c) { return c.auth_key_file; }},
+    {"auth", "key_file", ValueType::kText, "", "file of one or two keys that authenticate objects, read at start; empty: none", "",
+     [](Config& c, std::string_view text) { c.auth_key_file = text; return OkStatus(); },
+     [](const Config& c) { return c.auth_key_file; }},
+    {"auth", "cipher", ValueType::kText, "", "with keys: gmac authenticates what is saved, aes-256-gcm encrypts it too", "",
+     SetCipher, [](const Config& c) { return std::string(SealAlgorithmName(c.auth_cipher)); }},
     {"log", "level", ValueType::kText, "", "debug, info, warn, error or off", "--log-level",
      [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.log_level, ParseLogLevel(text)); return OkStatus(); },
      [](const Config& c) { return std::string(ShowLogLevel(c.log_level)); }},
@@ -294,6 +296,10 @@ Status CheckConfig(const Config& config) {
         fmt::format("codec.engine_device: '{}' is set, but codec.engine is {}, which "
                     "has no device; leave it empty",
                     config.codec_engine_device, config.codec_engine));
+  }
+  if (config.auth_cipher != SealAlgorithm::kGmac && config.auth_key_file.empty()) {
+    return Invalid(fmt::format("auth.cipher: {} without auth.key_file would encrypt nothing",
+                               SealAlgorithmName(config.auth_cipher)));
   }
   return OkStatus();
 }

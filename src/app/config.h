@@ -20,6 +20,7 @@
 #include "base/result.h"
 #include "base/units.h"
 #include "format/object_name.h"
+#include "format/seal.h"
 #include "pipeline/tunables.h"
 
 namespace shadowserve {
@@ -43,7 +44,8 @@ struct Config {
   double save_share = kSaveShareDefault;
   std::string metrics_listen;  // empty: off
   double fetch_deadline_s = 30;
-  std::string auth_key_file;
+  std::string auth_key_file;  // empty: objects are not authenticated
+  SealAlgorithm auth_cipher = SealAlgorithm::kGmac;
   LogLevel log_level = LogLevel::kInfo;
 
   // How slab_budget is shared out: save_share of the slabs, at least two, for saves; the rest for

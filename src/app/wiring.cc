@@ -3,7 +3,9 @@
 #include <sys/random.h>
 
 #include <utility>
+#include <vector>
 
+#include "app/auth_keys.h"
 #include "app/metrics_exporter.h"
 #include "base/address.h"
 #include "base/clock.h"
@@ -38,6 +40,10 @@ class WiredDaemon final : public Daemon {
     // Before any thread exists: gRPC's and the store's threads inherit it, so that nothing of the
     // data plane ever runs on the engine's cores.
     SS_TRY(PinThisThread(config.cores));
+    // Before the store: a bad key file must not leave anything behind.
+    if (!config.auth_key_file.empty()) {
+      SS_TRY_ASSIGN(keys_, ReadAuthKeys(config.auth_key_file));
+    }
     StoreOptions store_options;
     store_options.cpus = config.cores;
     SS_TRY_ASSIGN(std::unique_ptr<Store> store, OpenStore(config.store_url, store_options));
@@ -86,6 +92,8 @@ class WiredDaemon final : public Daemon {
     options.fetch.joins_inflight_max = config.store_max_inflight;
     options.fetch.control_path_only = control_path_only;
     options.cpus = config.cores;
+    options.keys = std::move(keys_);
+    options.cipher = config.auth_cipher;
     SS_TRY_ASSIGN(plane_,
                   DataPlane::Create(options, std::move(store), &metrics_, &clock_, engines_.get()));
     engines_->Bind(plane_.get(), nullptr);
@@ -125,6 +133,7 @@ class WiredDaemon final : public Daemon {
 
   SteadyClock clock_;
   Metrics metrics_;
+  std::vector<AuthKey> keys_;  // until the data plane has them
   std::unique_ptr<Engines> engines_;
   std::unique_ptr<DataPlane> plane_;
   std::unique_ptr<SideChannel> side_;

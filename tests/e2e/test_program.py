@@ -50,7 +50,11 @@ REFUSALS = [
     Refusal("value out of bounds", "memory.save_share", config="[memory]\nsave_share = 0.9\n"),
     Refusal("budget that holds no slabs", "memory.slab_budget", config='[memory]\nslab_budget = "1MiB"\n'),
     Refusal("layout of head groups", "format.head_groups", config="[format]\nhead_groups = 0\n"),
-    Refusal("keys that this build has not", "auth.key_file", config='[auth]\nkey_file = "/etc/keys"\n'),
+    Refusal("missing keys", "auth.key_file: {folder}/none", config='[auth]\nkey_file = "{folder}/none"\n'),
+    Refusal("keys in a folder", "auth.key_file: {folder}", config='[auth]\nkey_file = "{folder}"\n'),
+    Refusal("keys that others may read", "mode 0644", config='[auth]\nkey_file = "{folder}/keys"\n'),
+    Refusal("unknown cipher", "auth.cipher", config='[auth]\ncipher = "rot13"\n'),
+    Refusal("cipher without keys", "auth.cipher", config='[auth]\ncipher = "aes-256-gcm"\n'),
     Refusal("broken file", "{folder}/config.toml", config="[codec\n"),
     Refusal("missing file", "{folder}/none.toml", ["--config", "{folder}/none.toml"]),
 ]
@@ -58,9 +62,11 @@ REFUSALS = [
 
 @pytest.fixture(scope="module")
 def busy_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a file, and a store in use."""
+    """A folder with a file, keys that others may read, and a store in use."""
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "file").write_text("no store")
+    (folder / "keys").write_text(f"1:{'0123456789abcdef' * 4}\n")
+    (folder / "keys").chmod(0o644)
     user = DataPlane(folder / "other", store=f"disk://{folder}/used")
     user.start()
     yield folder
@@ -72,7 +78,7 @@ def test_what_can_never_work_is_refused_in_one_line_that_names_it(refusal: Refus
     arguments = [text.replace("{folder}", str(busy_folder)) for text in refusal.arguments]
     if refusal.config is not None:
         file = busy_folder / "config.toml"
-        file.write_text(refusal.config)
+        file.write_text(refusal.config.replace("{folder}", str(busy_folder)))
         arguments += ["--config", str(file)]
     if "--listen" not in arguments:
         arguments = ["--listen", f"unix://{busy_folder}/s", *arguments]
