@@ -4,7 +4,7 @@ PYTHON_RUN := .venv/bin/python
 PROGRAMS := shadowserved shadowctl _core shadowserved_control_path
 CC_SOURCES = $(shell git ls-files '*.cc' '*.h')
 
-.PHONY: setup build programs test sanitize demo lint format tidy fuzz clean help
+.PHONY: setup build programs test sanitize soak demo lint format tidy fuzz clean help
 
 setup: ## install packages and the virtual environment (quick when nothing changed)
 	@scripts/setup.sh
@@ -20,6 +20,11 @@ test: setup ## all tests: checks, C++, sanitizers, fuzzers, Python, a real vLLM
 
 sanitize: setup ## only the C++ tests under ASan+UBSan and TSan, and the fuzzers
 	@$(PYTHON_RUN) scripts/run_tests.py --only asan,tsan,fuzz
+
+soak: programs ## the long runs: SOAK_REQUESTS (100000), SOAK_SEED (1), SOAK_STORE (a URL), SOAK_VLLM (300)
+	@scripts/build.sh release soak_driver
+	@$(PYTHON_RUN) scripts/soak.py --requests $(or $(SOAK_REQUESTS),100000) --seed $(or $(SOAK_SEED),1) \
+	  --vllm $(or $(SOAK_VLLM),300) $(if $(SOAK_STORE),--store '$(SOAK_STORE)')
 
 demo: programs ## the main job on a real vLLM; writes out/demo/report.json and report.png
 	@$(PYTHON_RUN) scripts/demo.py

@@ -42,10 +42,8 @@ FAULTS = "fault.delay_ms=1&fault.fail=0.001&fault.drop=0.002&fault.corrupt=0.002
 STORE = "faulty+disk://{folder}?capacity=512MiB&" + FAULTS
 BREAKS = ("late-write", "early-reuse", "flip")
 
-# Mean seconds between faults, and of them these parts; stops last 0.1 to 3 s.
-FAULT_EVERY_S = 3.0
+# Of the faults these parts.
 KINDS = {"stop": 0.6, "kill": 0.2, "kill_stopped": 0.1, "term": 0.1}
-STOP_S = (0.1, 3.0)
 # Kills end here, so that the rest shows whether memory grows.
 CALM_FROM = 0.8
 GROWTH_MAX = 1.10
@@ -99,10 +97,10 @@ def count_up(plane: DataPlane, run: Run) -> None:
         run.counters[name] = run.counters.get(name, 0) + plane.metric(name)
 
 
-def inject(kind: str, plane: DataPlane, run: Run, moments: random.Random, scale: float) -> None:
+def inject(kind: str, plane: DataPlane, run: Run, moments: random.Random, arguments: argparse.Namespace) -> None:
     run.faults[kind] += 1
     if kind in ("stop", "kill_stopped"):
-        seconds = moments.uniform(*STOP_S) * scale
+        seconds = moments.uniform(*arguments.stop_s)
         if kind == "kill_stopped":
             count_up(plane, run)
         plane.signal(signal.SIGSTOP)
@@ -121,25 +119,24 @@ def inject(kind: str, plane: DataPlane, run: Run, moments: random.Random, scale:
         if (status := plane.stop()) != 0:
             run.findings.append(f"SIGTERM: shadowserved exited with {status}")
     if kind != "stop":
-        time.sleep(moments.uniform(0, 1) * scale)  # away for a while
+        time.sleep(moments.uniform(0, arguments.stop_s[1] / 3))  # away for a while
         plane.start()
 
 
 def watch(driver: subprocess.Popen[str], plane: DataPlane, run: Run, arguments: argparse.Namespace) -> None:
     """Injects faults and prints progress until the driver ends."""
     moments = random.Random(arguments.seed)
-    scale = arguments.fault_scale
     start = last_progress = last_change = time.monotonic()
     last_requests = -1
     while driver.poll() is None:
-        pause(moments.expovariate(1 / (FAULT_EVERY_S * scale)), driver)
+        pause(moments.expovariate(1 / arguments.fault_every_s), driver)
         if driver.poll() is not None:
             break
-        calm = run.requests >= CALM_FROM * arguments.requests
+        calm = arguments.only_stops or run.requests >= CALM_FROM * arguments.requests
         kind = "stop" if calm else moments.choices(list(KINDS), list(KINDS.values()))[0]
         run.daemon_rss.append((plane.pid, run.requests, resident_bytes(plane.pid)))
         if arguments.faults:
-            inject(kind, plane, run, moments, scale)
+            inject(kind, plane, run, moments, arguments)
         now = time.monotonic()
         if run.requests != last_requests:
             last_requests, last_change = run.requests, now
@@ -286,7 +283,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--profile", choices=("raw", "lossless"), default="lossless", help="exact ones")
     parser.add_argument("--lossless", choices=("zstd", "deflate", "none"), default="zstd")
     parser.add_argument("--fetch-deadline", type=float, default=1.5)
-    parser.add_argument("--fault-scale", type=float, default=1.0, help="of the times between and in faults")
+    parser.add_argument("--fault-every-s", type=float, default=3.0, help="mean seconds between two faults")
+    parser.add_argument("--stop-s", type=float, nargs=2, default=(0.1, 3.0), help="shortest and longest SIGSTOP")
+    parser.add_argument("--only-stops", action="store_true", help="no kills and restarts")
     parser.add_argument("--no-faults", dest="faults", action="store_false", help="of the data plane")
     parser.add_argument("--break", dest="break_", choices=BREAKS, help="the driver does wrong: must be found")
     parser.add_argument("--vllm", type=int, default=0, help="requests through a real vLLM afterwards")
@@ -297,7 +296,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=arguments.report.parent))
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=arguments.report.parent.resolve()))
     report: dict[str, Any] = {}
     try:
         report = soak(arguments, folder)

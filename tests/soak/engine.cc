@@ -13,6 +13,8 @@ namespace shadowserve::soak {
 namespace {
 
 constexpr uint32_t kStepTokens = 2048;
+// A fast GPU's; without it saves would be offered faster than any engine can, and be dropped.
+constexpr std::chrono::microseconds kTokenTime{10};
 constexpr uint32_t kLingerStepsMax = 12;
 constexpr int64_t kIdleWaitUs = 1000;  // python/shadowserve/worker_half.py
 constexpr double kAbortsPerStep = 0.01;
@@ -133,6 +135,7 @@ bool Engine::Admit(Request& request) {
   const auto end = static_cast<uint32_t>(
       std::min<uint64_t>(computed + *matched, (count - 1) / kChunkTokens * kChunkTokens));
   request.pages = std::move(pages);
+  CheckSuspects(request.pages, "when it was taken again after a failed load");
   request.computed = computed;
   if (cached > 0) ++report_->local_hits;
   if (end <= computed) {
@@ -170,6 +173,7 @@ void Engine::Compute() {
     RegisterPages(request);
     if (end == count) request.linger_steps = static_cast<uint32_t>(random_.Below(kLingerStepsMax));
   }
+  std::this_thread::sleep_for(kTokenTime * (kStepTokens - budget));
   if (budget == kStepTokens && worker_->Pending() == 0) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));  // nothing to do: leave the core
   }
@@ -239,6 +243,7 @@ void Engine::Finish(const std::string& id, bool aborted) {
     return;
   }
   if (request.state == State::kRunning) SaveRest(request);
+  CheckSuspects(request.pages, "at the end of the request that took it after a failed load");
   manager_->FinishRequest(id);
   pool_->Free(request.pages);
   requests_.erase(found->second);

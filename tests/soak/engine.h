@@ -107,6 +107,7 @@ class Engine {
   void CheckLoaded(const Request& request);
   void CheckLateLoads();
   void CheckPage(uint32_t page, const char* when);
+  void CheckSuspects(const std::vector<uint32_t>& pages, const char* when);
   void CheckAllPages(const char* when);
   void CountManager();
 

@@ -9,7 +9,7 @@ namespace shadowserve::soak {
 namespace {
 
 constexpr uint64_t kRequestsBetweenIdles = 600;  // at most; half of it at least
-constexpr double kResetsPerIdle = 0.1;
+constexpr double kResetsPerIdle = 0.03;
 constexpr double kForgetsPerIdle = 0.5;
 // Longer than a save may hold pages, and than the data plane is stopped or away.
 constexpr int64_t kPagesBackNs = 40 * kNsPerSecond;

@@ -121,6 +121,12 @@ void Engine::CheckPage(uint32_t page, const char* when) {
   pool_->Restore(page);
 }
 
+void Engine::CheckSuspects(const std::vector<uint32_t>& pages, const char* when) {
+  for (const uint32_t page : pages) {
+    if (pool_->TakeSuspect(page)) CheckPage(page, when);
+  }
+}
+
 void Engine::CheckAllPages(const char* when) {
   for (uint32_t page = 0; page < pool_->page_count(); ++page) CheckPage(page, when);
 }
@@ -130,6 +136,9 @@ void Engine::CountManager() {
   report_->saves_stored += stats.saves_stored;
   report_->saves_present += stats.saves_present;
   report_->saves_dropped += stats.saves_dropped;
+  report_->lookups_hit += stats.lookups_hit;
+  report_->lookups_miss += stats.lookups_miss;
+  report_->lookups_timeout += stats.lookups_timeout;
   report_->reconnects += stats.reconnects;
 }
 

@@ -19,6 +19,7 @@ void PagePool::FillWithNoise(uint32_t page) {
     Write(page, granule, random_.Next());
   }
   pages_[page].open = false;
+  pages_[page].suspect = 2;
 }
 
 void PagePool::DropHash(Page& page) {
@@ -98,6 +99,12 @@ void PagePool::Loaded(uint32_t page, uint32_t granule, ContentKey key) {
 
 void PagePool::Close(uint32_t page) {
   pages_[page].open = false;
+}
+
+bool PagePool::TakeSuspect(uint32_t page) {
+  if (pages_[page].suspect == 0) return false;
+  --pages_[page].suspect;
+  return true;
 }
 
 void PagePool::Restore(uint32_t page) {

@@ -49,6 +49,9 @@ class PagePool {
   bool open(uint32_t page) const { return pages_[page].open; }
   // Does a page that is not open hold what it must? Its bytes, all of them.
   bool Check(uint32_t page) const;
+  // True for a page that was freed open, when it is taken again and when it is free again: the
+  // times to look whether a late write hit it. Called at those times, and only then.
+  bool TakeSuspect(uint32_t page);
   // Writes what a page must hold, so that one wrong write is found once.
   void Restore(uint32_t page);
   KvMemory& memory() { return *memory_; }
@@ -58,7 +61,8 @@ class PagePool {
     uint32_t references = 0;
     uint32_t queue_entry = 0;  // a free page's entry in free_ counts if it has this number
     bool open = false;
-    uint64_t hash = 0;  // 0: none
+    uint8_t suspect = 0;  // looks that are due
+    uint64_t hash = 0;    // 0: none
     std::vector<ContentKey> keys;
   };
   struct Entry {

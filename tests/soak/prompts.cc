@@ -7,7 +7,7 @@ namespace shadowserve::soak {
 namespace {
 
 constexpr uint32_t kVocabulary = 32'000;
-constexpr double kZipfExponent = 0.8;
+constexpr double kZipfExponent = 1.0;
 constexpr uint32_t kOwnTokensMax = 200;
 
 }  // namespace

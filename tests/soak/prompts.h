@@ -28,7 +28,7 @@ class PromptSource {
 
   const uint64_t seed_;
   Random random_;
-  std::vector<double> shares_;  // cumulated: the k-th document is asked about with 1/k^0.8
+  std::vector<double> shares_;  // cumulated: the k-th document is asked about with 1/k
 };
 
 }  // namespace shadowserve::soak

@@ -24,6 +24,9 @@ class Report {
   std::atomic<uint64_t> tokens_loaded = 0;  // of good loads
   std::atomic<uint64_t> tokens_computed = 0;
   std::atomic<uint64_t> bytes_checked = 0;
+  std::atomic<uint64_t> lookups_hit = 0;
+  std::atomic<uint64_t> lookups_miss = 0;
+  std::atomic<uint64_t> lookups_timeout = 0;
   std::atomic<uint64_t> saves_stored = 0;
   std::atomic<uint64_t> saves_present = 0;
   std::atomic<uint64_t> saves_dropped = 0;

@@ -76,10 +76,11 @@ int Run(const Arguments& arguments) {
       --running;
     });
   }
+  const uint64_t violations_max = arguments.breaking == Break::kNothing ? kViolationsMax : 1;
   auto next_line = start;
   while (running > 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    if (report.violations >= kViolationsMax) stop = true;
+    if (report.violations >= violations_max) stop = true;
     if (std::chrono::steady_clock::now() < next_line) continue;
     next_line += std::chrono::seconds(1);
     PrintLine(&report, false, start);
