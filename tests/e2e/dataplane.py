@@ -102,6 +102,11 @@ class DataPlane:
         assert self._process is not None
         return self._process.pid
 
+    def ended(self) -> int | None:
+        """Its exit status if it ended by itself."""
+        assert self._process is not None
+        return self._process.poll()
+
     def stop(self) -> int:
         """SIGTERM; its exit status."""
         assert self._process is not None

@@ -17,6 +17,8 @@ constexpr uint32_t kStepTokens = 2048;
 constexpr std::chrono::microseconds kTokenTime{10};
 constexpr uint32_t kLingerStepsMax = 12;
 constexpr int64_t kIdleWaitUs = 1000;  // python/shadowserve/worker_half.py
+// Requests that may find pages in the engine's own cache; the others are work for the data plane.
+constexpr double kOwnCacheShare = 0.5;
 constexpr double kAbortsPerStep = 0.01;
 constexpr double kPreemptionsPerStep = 0.01;
 constexpr double kFlipsPerStep = 0.01;
@@ -101,6 +103,7 @@ void Engine::Add() {
   request.id = fmt::format("{}-{}", options_.name, number);
   request.keys = GranuleKeys(RootOf(options_.seed, weights_, prompt.salt), prompt.tokens);
   request.tokens = std::move(prompt.tokens);
+  request.use_cache = random_.Chance(kOwnCacheShare);
   by_id_[request.id] = number;
   std::vector<std::string> parts;
   if (!prompt.salt.empty()) parts.push_back(prompt.salt);
@@ -119,7 +122,7 @@ bool Engine::Admit(Request& request) {
   const uint32_t page_tokens = options_.page_tokens;
   // The last token is always computed: the engine needs its logits.
   std::vector<uint64_t> hashes;
-  for (uint32_t page = 1; page <= (count - 1) / page_tokens; ++page) {
+  for (uint32_t page = 1; request.use_cache && page <= (count - 1) / page_tokens; ++page) {
     hashes.push_back(request.keys[page * memory_->page_granules() - 1]);
   }
   std::vector<uint32_t> pages;
@@ -140,7 +143,8 @@ bool Engine::Admit(Request& request) {
   if (cached > 0) ++report_->local_hits;
   if (end <= computed) {
     request.state = State::kRunning;
-    if (count > kChunkTokens && !std::exchange(request.missed, true)) ++report_->misses;
+    if (count > kChunkTokens && cached == 0 && !std::exchange(request.missed, true))
+      ++report_->misses;
     return true;
   }
   request.state = State::kLoading;

@@ -72,6 +72,7 @@ class Engine {
     uint32_t load_end = 0;
     int64_t load_since_ns = 0;
     bool late_told = false;
+    bool use_cache = true;  // the engine's own
     bool failed_once = false;
     bool missed = false;
     bool aborted = false;  // while loading: its pages wait for the report

@@ -19,7 +19,7 @@ class Report {
   std::atomic<uint64_t> loads = 0;  // begun
   std::atomic<uint64_t> loads_good = 0;
   std::atomic<uint64_t> loads_failed = 0;
-  std::atomic<uint64_t> misses = 0;         // requests that asked and were offered nothing
+  std::atomic<uint64_t> misses = 0;         // requests of a chunk and more that found nothing
   std::atomic<uint64_t> local_hits = 0;     // requests with pages in the engine's own cache
   std::atomic<uint64_t> tokens_loaded = 0;  // of good loads
   std::atomic<uint64_t> tokens_computed = 0;
