@@ -22,7 +22,6 @@ constexpr double kOwnCacheShare = 0.5;
 constexpr double kAbortsPerStep = 0.01;
 constexpr double kPreemptionsPerStep = 0.01;
 constexpr double kFlipsPerStep = 0.01;
-constexpr double kSaveDeadlineS = 5;
 constexpr double kLookupTimeoutS = 0.1;
 
 constexpr ModelShape kShape = {.layers = 4, .kv_heads = 4, .head_dim = 64};
@@ -61,7 +60,7 @@ Status Engine::Start() {
   manager.page_tokens = options_.page_tokens;
   manager.lookup_timeout_s = kLookupTimeoutS;
   manager.fetch_deadline_s = options_.fetch_deadline_s;
-  manager.save_deadline_s = kSaveDeadlineS;
+  manager.save_deadline_s = options_.save_deadline_s;
   manager.early_write = options_.early_write;
   manager.max_load_tokens = uint64_t{options_.chunks} * kChunkTokens * 3 / 4;
   manager.session.dead_ms = options_.dead_ms;

@@ -49,6 +49,8 @@ struct EngineOptions {
   bool pages_outermost = false;
   bool early_write = true;
   double fetch_deadline_s = 1.5;
+  // Shorter than some stops: its saves then give their pages up while the data plane still reads.
+  double save_deadline_s = 0.8;
   int dead_ms = 10'000;  // of the session (client/session.h)
   Break breaking = Break::kNothing;
 };

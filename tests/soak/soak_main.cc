@@ -45,6 +45,7 @@ std::vector<EngineOptions> OptionsOf(const Arguments& arguments) {
   second.page_tokens = 32;
   second.pages_outermost = true;
   second.early_write = false;
+  second.save_deadline_s = 5;
   second.dead_ms = 1500;  // some stalls end its sessions
   return {first, second};
 }
