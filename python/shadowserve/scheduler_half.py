@@ -49,6 +49,7 @@ class _Tracked:
     lookup: bool
     save: bool
     asked_computed: int = 0  # local hit at the last ask: where a load starts
+    local_hit: int = 0  # tokens found in the engine's own cache when it was last scheduled anew
     chunks_offered: int = 0  # chunks already given to begin_saves
     chunks_keyed: int = 0  # chunks whose keys the manager has
 
@@ -140,9 +141,11 @@ class SchedulerHalf:
         return self._guard.run("get_num_new_matched_tokens", lambda: self._match(request, computed), nothing)
 
     def _match(self, request: Any, computed: int) -> tuple[int | None, bool]:
-        self._release()
         request_id = request.request_id
         tracked = self._requests.get(request_id)
+        if tracked is not None:
+            tracked.local_hit = computed
+        self._release()
         # A request whose load failed once is computed: "hit" again would load and fail for ever.
         if tracked is None or not tracked.lookup or request_id in self._failed_once:
             return 0, False
@@ -207,9 +210,14 @@ class SchedulerHalf:
             self._manager.flush()
 
     def _computed_chunks(self, tracked: _Tracked) -> int:
-        """Whole chunks whose KV is surely in the pages: steps in flight are not counted."""
+        """Whole chunks whose KV is surely in the pages: steps in flight are not counted.
+
+        vLLM lets a request hit pages that another one computes in the same step, or in one in flight. They
+        are sure when a step of its own is over: the first token beyond its hit is computed."""
         request = tracked.request
         computed = max(0, request.num_computed_tokens - request.num_in_flight_tokens)
+        if computed <= tracked.local_hit:
+            return 0
         limit = request.num_tokens if self._config.save_decode else request.num_prompt_tokens
         return int(min(computed, limit)) // CHUNK_TOKENS
 

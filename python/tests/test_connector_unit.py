@@ -168,6 +168,31 @@ def test_only_computed_chunks_are_saved_and_their_pages_held_before_the_manager_
     assert names.index("begin_saves") < names.index("flush")
 
 
+def test_a_local_hit_is_saved_only_when_the_step_that_may_still_compute_it_is_over(engine: Engine) -> None:
+    """vLLM lets a request hit pages that another one computes in this very step, or in one in flight."""
+    request = make_request(prompt_tokens=1000)
+    engine.half.on_new_request(request)
+    assert engine.half.matched_tokens(request, 512) == (0, False)
+    request.num_computed_tokens = 512
+    pages = {"r": [1, 2, 3, 4, 5, 6, 7, 8]}
+    engine.half.step_metadata(step({"r": 100}, pages))
+    request.num_computed_tokens, request.num_in_flight_tokens = 612, 100
+    engine.half.step_metadata(step({"r": 100}, pages))
+    assert engine.manager.named("begin_saves") == []
+    request.num_computed_tokens = 712
+    engine.half.step_metadata(step({"r": 100}, pages))
+    assert engine.manager.named("begin_saves") == [("r", 512, pages["r"])]
+
+
+def test_a_request_that_ends_in_its_first_step_saves_no_local_hit(engine: Engine) -> None:
+    request = make_request(prompt_tokens=1000, skip_reading_prefix_cache=True)
+    engine.half.on_new_request(request)
+    engine.half.matched_tokens(request, 512)
+    request.num_computed_tokens, request.num_in_flight_tokens = 612, 100
+    engine.half.finished(request, [1, 2, 3, 4, 5, 6, 7, 8])
+    assert engine.manager.named("begin_saves") == []
+
+
 def test_a_chunk_is_offered_once(engine: Engine) -> None:
     request = make_request(prompt_tokens=1000)
     engine.half.on_new_request(request)
