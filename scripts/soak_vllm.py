@@ -148,7 +148,8 @@ def round_(
         counts["remote_hits"] += forgotten and answer.cached > 0
         counts["tokens_cached"] += answer.cached
         if (difference := disagreement(references[number], answer)) is not None:
-            findings.append(f"vLLM: prompt {number}: {difference}")
+            findings.append(f"vLLM: prompt {number} of {len(prompts[number])}, {answer.cached} cached: {difference}")
+            print(f"soak: {findings[-1]}", file=sys.stderr, flush=True)
 
 
 def pages_come_back(engine: Engine) -> bool:

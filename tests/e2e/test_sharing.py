@@ -65,3 +65,15 @@ def test_both_engines_fetch_at_the_same_time(rig: Rig, other_rig: Rig) -> None:
         assert disagreement(reference, answer) is None
     assert [answer.cached for answer in answers[0::2]] == [1024] * 4
     assert 1024 in [answer.cached for answer in answers[1::2]]  # its small memory does not take all at once
+
+
+def test_prompts_that_are_scheduled_together_store_nothing_before_it_is_computed(rig: Rig) -> None:
+    """All but the first hit pages, in the engine's own cache, that the first one only computes in that step."""
+    tokens = prompt(1100, 64)
+    reference = rig.save(tokens, salt="reference")
+    before = rig.plane.chunks_settled()
+    futures = [rig.engine.submit(tokens, OUTPUT_TOKENS) for _ in range(4)]
+    assert [disagreement(reference, future.result(120)) for future in futures] == [None] * 4
+    rig.plane.wait_for_chunks(before + 4)
+    rig.forget()
+    rig.expect_hit(tokens, 1024, reference)
