@@ -80,20 +80,24 @@ def test_hits_come_from_redis_and_its_absence_costs_a_recompute(redis_rig: Rig, 
     redis_rig.expect_hit(tokens, 1280, reference)
 
 
-def test_objects_that_the_server_dropped_are_misses(redis_rig: Rig, redis: RedisServer) -> None:
+def test_objects_that_the_server_dropped_are_misses_and_are_stored_again(redis_rig: Rig, redis: RedisServer) -> None:
+    assert redis.ask("FLUSHALL") == "+OK"
     tokens = prompt(1300, 7001)
     reference = redis_rig.save(tokens)
     redis_rig.forget()
+    objects = redis.ask("DBSIZE")
     assert redis.ask("FLUSHALL") == "+OK"
     expect_plain(redis_rig, tokens, reference, 20)
-    redis_rig.plane.wait_until(lambda: int(redis.ask("DBSIZE")[1:]) > 0)
-    # Segments without their markers, then markers without their segments.
-    for kind in ("mark", "seg"):
-        redis_rig.plane.wait_until(lambda: redis_rig.plane.metric("shadowserve_stage_inflight", stage="encode") == 0)
-        redis.ask(
-            "EVAL", f"\"for _,k in ipairs(redis.call('KEYS','*:{kind}')) do redis.call('DEL',k) end return 1\"", "0"
-        )
-        expect_plain(redis_rig, tokens, reference, 20)
-        redis_rig.save(tokens)
-        redis_rig.forget()
+    redis_rig.plane.wait_until(lambda: redis.ask("DBSIZE") == objects)
+    delete = "for _,k in ipairs(redis.call('KEYS','*:{kind}')) do redis.call('DEL',k) end return 1"
+    assert redis.ask("EVAL", f'"{delete.format(kind="mark")}"', "0") == ":1"
+    expect_plain(redis_rig, tokens, reference, 20)
+    redis_rig.plane.wait_until(lambda: redis.ask("DBSIZE") == objects)
     redis_rig.expect_hit(tokens, 1280, reference)
+    redis_rig.forget()
+    # Markers without their segments: the lookup says yes, the load fails, the prompt is computed.
+    assert redis.ask("EVAL", f'"{delete.format(kind="seg")}"', "0") == ":1"
+    answer = redis_rig.engine.generate(tokens, OUTPUT_TOKENS)
+    assert disagreement(reference, answer) is None
+    assert redis_rig.plane.metric("shadowserve_fetch_requests_total", result="failed_not_found") > 0
+    redis_rig.forget()
