@@ -154,11 +154,21 @@ TEST_F(ConfigTest, SizesAndModesAreTakenAsTextAndAsIntegers) {
   EXPECT_EQ(config.slab_size, 8 * kMiB);
 }
 
+TEST_F(ConfigTest, TakesACipherOnlyWithKeys) {
+  const auto loaded = LoadConfig(
+      {}, {{"SHADOWSERVE_AUTH_KEY_FILE", "/etc/key"}, {"SHADOWSERVE_AUTH_CIPHER", "aes-256-gcm"}});
+  ASSERT_TRUE(loaded.ok());
+  EXPECT_EQ(loaded->config.auth_key_file, "/etc/key");
+  EXPECT_EQ(loaded->config.auth_cipher, SealAlgorithm::kAes256Gcm);
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_AUTH_CIPHER", "aes-256-gcm"}}),
+              HasSubstr("auth.cipher: aes-256-gcm without auth.key_file"));
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_AUTH_CIPHER", "none"}}),
+              HasSubstr("'none' is neither gmac nor aes-256-gcm"));
+}
+
 TEST_F(ConfigTest, RefusesByNameWhatThisBuildDoesNotHave) {
   EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_ENGINE", "compressdev"}}),
               HasSubstr("SHADOWSERVE_CODEC_ENGINE: this build has no compressdev"));
-  EXPECT_THAT(Error({}, {{"SHADOWSERVE_AUTH_KEY_FILE", "/etc/key"}}),
-              HasSubstr("SHADOWSERVE_AUTH_KEY_FILE: this build does not authenticate"));
   EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_PROFILE", "balanced"}}),
               HasSubstr("SHADOWSERVE_CODEC_PROFILE: "));
 }
