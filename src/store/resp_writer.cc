@@ -12,7 +12,7 @@ constexpr size_t kDigitsMax = 20;
 
 void RespWriter::Append(std::string_view text) {
   fits_ = fits_ && text.size() <= out_.size() - size_;
-  if (!fits_) return;
+  if (!fits_ || text.empty()) return;
   std::memcpy(out_.data() + size_, text.data(), text.size());
   size_ += text.size();
 }
