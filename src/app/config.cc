@@ -193,7 +193,8 @@ constexpr std::array<ConfigKey, 18> kKeys = {{
      SetListenMode, [](const Config& c) { return fmt::format("{:04o}", c.listen_mode); }},
     {"", "cores", ValueType::kText, "CPU list", "CPUs of the data path, for example 1,3-4; empty: no pinning", "--cores",
      SetCores, ShowCores},
-    {"store", "url", ValueType::kText, "", "disk:///dir?capacity=10GiB, memory://?capacity=1GiB, redis://host:port, rediss://, redis+cluster://a:1,b:2 or rediss+cluster://", "--store",
+    {"store", "url", ValueType::kText, "", "disk:///dir?capacity=10GiB, memory://?capacity=1GiB, redis://host:port, rediss://, "
+     "redis+cluster://a:1,b:2 or rediss+cluster://", "--store",
      SetStoreUrl, ShowStoreUrl},
     {"store", "max_inflight", ValueType::kCount, "requests", "most joins in flight, 1 to 4096; fewer are used while they keep the cores busy", "",
      SetStoreMaxInflight, [](const Config& c) { return std::to_string(c.store_max_inflight); }},
