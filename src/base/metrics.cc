@@ -158,7 +158,8 @@ std::string_view LabelName(DropLabel label) {
 }
 
 std::string_view LabelName(CorruptLabel label) {
-  return NameIn(std::to_array<std::string_view>({"segment", "marker", "block", "name", "auth"}), label);
+  return NameIn(std::to_array<std::string_view>({"segment", "marker", "block", "name", "auth"}),
+                label);
 }
 
 std::string_view LabelName(RoleLabel label) {
