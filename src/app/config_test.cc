@@ -260,7 +260,9 @@ TEST_F(ConfigTest, TheDocumentationHasTheRowsOfTheTable) {
   std::vector<std::string> documented;
   std::ifstream file(SS_DOCS_DIR "/config.md");
   for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("| `")) documented.push_back(line);
+    if (line.starts_with("| `") && line.find("`SHADOWSERVE_") != line.npos) {
+      documented.push_back(line);  // other tables are those of the store's URLs
+    }
   }
   EXPECT_EQ(documented, expected);
 }
