@@ -1,9 +1,9 @@
 """What arrivals cost the decoding of others: fetched from the store against hit in the engine's own cache.
 
-One decode run of two long requests. Arrivals (one output token, k chunks + 1 tokens, so both kinds compute
-the same) come one at a time in blocks remote, local, local, remote, nothing; the mean inter-token time over
-the window after each arrival is what counts. A window is a little longer than a fetch beside decoding takes:
-the data plane works through most of it. The ratio of a block is its remote windows over its local ones, so
+Decode runs of two long requests. Arrivals (one output token, k chunks + 1 tokens, so both kinds compute the
+same) come some at a time in blocks remote, local, local, remote, nothing; the mean inter-token time over the
+window after them is what counts. A window is a little longer than serving a fetched group beside decoding
+takes: the data plane works through most of it. The ratio of a block is its remote windows over its local ones, so
 drift cancels; the result is the median over blocks with a bootstrap interval, and blocks go on until that is
 narrow or the time is over.
 
@@ -19,6 +19,7 @@ import random
 import statistics
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from dataplane import DataPlane
@@ -30,17 +31,20 @@ WARM_UP_TOKENS = 20
 # vLLM answers arrivals between steps, so a window has some tokens more than the fetch takes.
 WINDOW_MARGIN_TOKENS = 2
 BLOCKS_MIN = 8
-CALIBRATION_ARRIVALS = 4
+CALIBRATION_GROUPS = 4
+# Part of the remote tokens that the engine may have kept, or of local ones that it may have lost.
+FETCHED_TOLERANCE = 0.05
 # How much longer than asked a slow machine may take to its first BLOCKS_MIN blocks.
 GIVE_UP_S = 120
 
 
 @dataclass
 class Prompts:
-    """`remote` are stored; `local` is one prompt that stays in the engine's own cache."""
+    """`remote` are stored; `local` is one prompt that stays in the engine's own cache. `group` come at once."""
 
     remote: list[list[int]]
     local: list[int]
+    group: int
 
     @property
     def hit_tokens(self) -> int:
@@ -121,7 +125,6 @@ class _Windows:
 
     def __init__(self) -> None:
         self.fetched = 0  # remote arrivals
-        self.calibrated = 0  # remote arrivals outside of windows
         self._means: dict[str, list[float]] = {kind: [] for kind in BLOCK}
         self._single: dict[str, list[float]] = {kind: [] for kind in BLOCK}
 
@@ -143,9 +146,7 @@ class _Windows:
         ratio, interval = median_with_interval(self.ratios())
         remote_s = sum(self._means["remote"]) * window
         local_s = sum(self._means["local"]) * window
-        # Calibration fetched as well: by arrival, all were of one size.
-        share = self.fetched / (self.fetched + self.calibrated)
-        kv_bytes = (after.kv_bytes - before.kv_bytes) * share
+        kv_bytes = after.kv_bytes - before.kv_bytes
         return Result(
             ratio=ratio,
             ci95=interval,
@@ -157,8 +158,8 @@ class _Windows:
             lost_ms_per_gib=(remote_s - local_s) * 1e3 / (kv_bytes / 2**30) if kv_bytes else math.nan,
             remote_arrivals_per_s=self.fetched / remote_s,
             fetch_kv_bytes_per_s=kv_bytes / remote_s,
-            stage_busy=(after.busy_s - before.busy_s) * share / remote_s,
-            wire_bytes=(after.wire_bytes - before.wire_bytes) * share,
+            stage_busy=(after.busy_s - before.busy_s) / remote_s,
+            wire_bytes=after.wire_bytes - before.wire_bytes,
             kv_bytes=kv_bytes,
         )
 
@@ -177,11 +178,12 @@ class Interference:
     def run(self, plane: DataPlane, seconds: float, half_width: float = 0.0) -> Result:
         """Decode runs until the 95 % interval is within +-`half_width`, at the latest after `seconds`."""
         self._wait_for_hits(plane)
+        window = self._calibrate()
         self._engine.generate(self._prompts.local, 1)
-        before, collected, window = _Counts(plane), _Windows(), 0
+        before, collected = _Counts(plane), _Windows()
         end = time.monotonic() + seconds
         while True:
-            window = self._decode_run(collected, window, end)
+            self._decode_run(collected, window, end)
             if collected.blocks >= BLOCKS_MIN:
                 low, high = median_with_interval(collected.ratios())[1]
                 if time.monotonic() > end or high - low <= 2 * half_width:
@@ -189,44 +191,50 @@ class Interference:
             elif time.monotonic() > end + GIVE_UP_S:
                 raise RuntimeError(f"only {collected.blocks} blocks of windows: too few to judge")
         after = _Counts(plane)
-        expected = (collected.fetched + collected.calibrated) * self._prompts.hit_tokens
-        if after.tokens - before.tokens != expected:
+        expected = collected.fetched * self._prompts.hit_tokens
+        if abs(after.tokens - before.tokens - expected) > FETCHED_TOLERANCE * expected:
             raise RuntimeError(f"arrivals took {expected} tokens, but {after.tokens - before.tokens} were fetched")
         return collected.judge(window, before, after)
 
-    def _decode_run(self, collected: _Windows, window: int, end: float) -> int:
-        """One decode run up to its last token or `end`; the window, calibrated when it was 0."""
+    def _start_decoders(self) -> _Decoders:
         self._runs += 1
         decoders = _Decoders(self._engine, self._decoder_prompts, self._tokens_max, f"decoder{self._runs}")
         decoders.wait_for(WARM_UP_TOKENS)
-        if window == 0:
-            window = self._calibrate(decoders)
-            collected.calibrated = CALIBRATION_ARRIVALS
+        return decoders
+
+    def _decode_run(self, collected: _Windows, window: int, end: float) -> None:
+        """One decode run up to its last token or `end`."""
+        decoders = self._start_decoders()
         marks: list[tuple[str, int]] = []  # kind of window, token at its begin
         run_end = max(end, time.monotonic() + 2)  # also past the end: too few blocks cannot be judged
         while time.monotonic() < run_end and decoders.count + (len(BLOCK) + 2) * window < self._tokens_max:
             for kind in BLOCK:
                 begin = decoders.count
-                arrival = None if kind == "alone" else self._engine.submit(self._prompt(kind), 1)
+                arrivals = self._arrive(kind)
                 decoders.wait_for(begin + window)
-                if arrival is not None:
-                    self._check(kind, arrival.result(60))
-                    collected.fetched += kind == "remote"
+                self._check(kind, arrivals)
+                if kind == "remote":
+                    collected.fetched += len(arrivals)
                 marks.append((kind, begin))
         collected.add(decoders.finish(), marks, window)
-        return window
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _prompt(self, kind: str) -> list[int]:
-        if kind == "local":
-            return self._prompts.local
+    def _next(self) -> list[int]:
         self._next_remote = (self._next_remote + 1) % len(self._prompts.remote)
         return self._prompts.remote[self._next_remote]
 
-    def _check(self, kind: str, answer: Answer) -> None:
-        if answer.cached != self._prompts.hit_tokens:
-            raise RuntimeError(f"a {kind} arrival hit {answer.cached} tokens, not {self._prompts.hit_tokens}")
+    def _arrive(self, kind: str) -> list[Future[Answer]]:
+        if kind == "alone":
+            return []
+        prompts = [self._next() if kind == "remote" else self._prompts.local for _ in range(self._prompts.group)]
+        return [self._engine.submit(prompt, 1) for prompt in prompts]
+
+    def _check(self, kind: str, arrivals: list[Future[Answer]]) -> None:
+        for arrival in arrivals:
+            cached = arrival.result(60).cached
+            if cached != self._prompts.hit_tokens:
+                raise RuntimeError(f"a {kind} arrival hit {cached} tokens, not {self._prompts.hit_tokens}")
 
     def _wait_for_hits(self, plane: DataPlane) -> None:
         """After an exchange of the data plane the engine finds the new one by itself."""
@@ -235,15 +243,17 @@ class Interference:
         while plane.metric("shadowserve_fetch_tokens_total") == before:
             if time.monotonic() > end:
                 raise TimeoutError("no prompt was fetched within 60 s")
-            self._engine.generate(self._prompt("remote"), 1)
+            self._engine.generate(self._next(), 1)
 
-    def _calibrate(self, decoders: _Decoders) -> int:
-        """Tokens that decoders get while one fetched arrival is served, the slowest of some, and a margin."""
+    def _calibrate(self) -> int:
+        """Tokens that decoders get while a fetched group is served, the slowest of some, and a margin."""
+        decoders = self._start_decoders()
         slowest = 1
-        for _ in range(CALIBRATION_ARRIVALS):
+        for _ in range(CALIBRATION_GROUPS):
             begin = decoders.wait_for(decoders.count + 3)
-            self._engine.generate(self._prompt("remote"), 1)
+            self._check("remote", self._arrive("remote"))
             slowest = max(slowest, decoders.count - begin)
+        decoders.finish()
         return slowest + WINDOW_MARGIN_TOKENS
 
 
