@@ -36,13 +36,12 @@ SHAPE = SHAPES["demo"]
 PROMPT_TOKENS = 6000
 OUTPUT_TOKENS = 16
 REPEATS = 4  # of the fetched and the local hit
-ARRIVAL_TOKENS = 4 * CHUNK_TOKENS + 1
-ARRIVAL_GROUP = 4
+ARRIVAL_TOKENS = 8 * CHUNK_TOKENS + 1
 DECODER_TOKENS = 600
-# Pages of the second engine: two groups of remote arrivals do not push the local one out (8 x 8 + 9 pages),
-# all of them push a remote one out before it comes again (14 x 8). interference.py checks it.
-REMOTE_PROMPTS = 15
-ENGINE_2_PAGES = 100
+# Pages of the second engine: two remote arrivals do not push the local one out (2 x 16 + 17 pages), all of
+# them push a remote one out before it comes again (6 x 16). interference.py checks it.
+REMOTE_PROMPTS = 7
+ENGINE_2_PAGES = 86
 ENGINE_2_MAX_LEN = 7000
 CONTROL_PATH_DAEMON = DAEMON.with_name("shadowserved_control_path")
 HALF_WIDTH = 0.005
@@ -97,7 +96,7 @@ def compare_hits(engine: Engine, tokens: list[int]) -> tuple[list[Answer], list[
 def measure(model: Path, plane: DataPlane, seconds: float) -> Measured:
     tokens = prompt(PROMPT_TOKENS, 1)
     remote = [prompt(ARRIVAL_TOKENS, 100 + n) for n in range(REMOTE_PROMPTS)]
-    arrivals = Prompts(remote, prompt(ARRIVAL_TOKENS, 99), ARRIVAL_GROUP)
+    arrivals = Prompts(remote, prompt(ARRIVAL_TOKENS, 99))
     # It saves nothing: what the control-path data plane leaves in its pages is not KV.
     settings = {"pages": ENGINE_2_PAGES, "max_model_len": ENGINE_2_MAX_LEN, "connector": {"save": False}}
     with ThreadPoolExecutor(1) as background:
@@ -166,7 +165,6 @@ def make_report(measured: Measured) -> dict[str, object]:
         "interference_blocks": fetching.blocks,
         "window_tokens": fetching.window_tokens,
         "arrival_tokens": ARRIVAL_TOKENS,
-        "arrivals_at_once": ARRIVAL_GROUP,
         "arrivals_per_s": fetching.remote_arrivals_per_s,
         "fetch_kv_bytes_per_s": fetching.fetch_kv_bytes_per_s,
         "data_plane_busy": fetching.stage_busy,

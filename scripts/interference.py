@@ -1,9 +1,10 @@
 """What arrivals cost the decoding of others: fetched from the store against hit in the engine's own cache.
 
 Decode runs of two long requests. Arrivals (one output token, k chunks + 1 tokens, so both kinds compute the
-same) come some at a time in blocks remote, local, local, remote, nothing; the mean inter-token time over the
-window after them is what counts. A window is a little longer than serving a fetched group beside decoding
-takes: the data plane works through most of it. The ratio of a block is its remote windows over its local ones, so
+same) come one at a time in blocks remote, local, local, remote, nothing; the mean inter-token time over the
+window after each is what counts. A window is a little longer than serving a fetched arrival beside decoding
+takes. (Groups of arrivals would keep the data plane busier, but fetched ones are then admitted in several
+steps, local ones in one, and the difference is the scheduler's, not the data plane's.) The ratio of a block is its remote windows over its local ones, so
 drift cancels; the result is the median over blocks with a bootstrap interval, and blocks go on until that is
 narrow or the time is over.
 
@@ -31,7 +32,7 @@ WARM_UP_TOKENS = 20
 # vLLM answers arrivals between steps, so a window has some tokens more than the fetch takes.
 WINDOW_MARGIN_TOKENS = 2
 BLOCKS_MIN = 8
-CALIBRATION_GROUPS = 4
+CALIBRATION_ARRIVALS = 4
 # Part of the remote tokens that the engine may have kept, or of local ones that it may have lost.
 FETCHED_TOLERANCE = 0.05
 # How much longer than asked a slow machine may take to its first BLOCKS_MIN blocks.
@@ -40,11 +41,10 @@ GIVE_UP_S = 120
 
 @dataclass
 class Prompts:
-    """`remote` are stored; `local` is one prompt that stays in the engine's own cache. `group` come at once."""
+    """`remote` are stored; `local` is one prompt that stays in the engine's own cache."""
 
     remote: list[list[int]]
     local: list[int]
-    group: int
 
     @property
     def hit_tokens(self) -> int:
@@ -210,11 +210,11 @@ class Interference:
         while time.monotonic() < run_end and decoders.count + (len(BLOCK) + 2) * window < self._tokens_max:
             for kind in BLOCK:
                 begin = decoders.count
-                arrivals = self._arrive(kind)
+                arrival = None if kind == "alone" else self._arrive(kind)
                 decoders.wait_for(begin + window)
-                self._check(kind, arrivals)
-                if kind == "remote":
-                    collected.fetched += len(arrivals)
+                if arrival is not None:
+                    self._check(kind, arrival)
+                    collected.fetched += kind == "remote"
                 marks.append((kind, begin))
         collected.add(decoders.finish(), marks, window)
 
@@ -224,17 +224,13 @@ class Interference:
         self._next_remote = (self._next_remote + 1) % len(self._prompts.remote)
         return self._prompts.remote[self._next_remote]
 
-    def _arrive(self, kind: str) -> list[Future[Answer]]:
-        if kind == "alone":
-            return []
-        prompts = [self._next() if kind == "remote" else self._prompts.local for _ in range(self._prompts.group)]
-        return [self._engine.submit(prompt, 1) for prompt in prompts]
+    def _arrive(self, kind: str) -> Future[Answer]:
+        return self._engine.submit(self._next() if kind == "remote" else self._prompts.local, 1)
 
-    def _check(self, kind: str, arrivals: list[Future[Answer]]) -> None:
-        for arrival in arrivals:
-            cached = arrival.result(60).cached
-            if cached != self._prompts.hit_tokens:
-                raise RuntimeError(f"a {kind} arrival hit {cached} tokens, not {self._prompts.hit_tokens}")
+    def _check(self, kind: str, arrival: Future[Answer]) -> None:
+        cached = arrival.result(60).cached
+        if cached != self._prompts.hit_tokens:
+            raise RuntimeError(f"a {kind} arrival hit {cached} tokens, not {self._prompts.hit_tokens}")
 
     def _wait_for_hits(self, plane: DataPlane) -> None:
         """After an exchange of the data plane the engine finds the new one by itself."""
@@ -246,10 +242,10 @@ class Interference:
             self._engine.generate(self._next(), 1)
 
     def _calibrate(self) -> int:
-        """Tokens that decoders get while a fetched group is served, the slowest of some, and a margin."""
+        """Tokens that decoders get while a fetched arrival is served, the slowest of some, and a margin."""
         decoders = self._start_decoders()
         slowest = 1
-        for _ in range(CALIBRATION_GROUPS):
+        for _ in range(CALIBRATION_ARRIVALS):
             begin = decoders.wait_for(decoders.count + 3)
             self._check("remote", self._arrive("remote"))
             slowest = max(slowest, decoders.count - begin)
