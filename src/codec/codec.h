@@ -1,7 +1,6 @@
 // Lossless codecs of blocks. One BlockCodec is one thread's context: calls are synchronous,
 // allocate nothing and touch nothing outside the spans. Raw Deflate is what hardware engines
-// decode; zstd is fastest in software (shared/reference: measured tables are summarized in
-// docs/architecture.md).
+// decode; zstd is fastest in software (docs/benchmarks.md).
 #ifndef SHADOWSERVE_CODEC_CODEC_H_
 #define SHADOWSERVE_CODEC_CODEC_H_
 
