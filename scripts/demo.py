@@ -194,6 +194,7 @@ def draw(measured: Measured) -> None:
     )
     left.bar_label(bars, [f"{time * 1e3:.0f} ms" for time in times])
     left.set_yscale("log")
+    left.set_ylim(min(times) / 4, max(times) * 2)
     left.set_ylabel("time to first token, s")
     left.set_title(f"{PROMPT_TOKENS} tokens, {SHAPE.kv_bytes_per_token() // 1024} KiB of KV each")
     windows = measured.fetching.windows
