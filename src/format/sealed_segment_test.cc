@@ -39,7 +39,7 @@ ObjectName Name(const SegmentShape& shape, Profile profile = Profile::kQ8,
   return NameOf(shape, profile, codec, 1);
 }
 
-// Right checksums of all blocks, side and head.
+// Right checksums of all blocks, side and head, as far as the object goes.
 void FixChecksums(Bytes& object) {
   if (object.size() < kHeaderBytes) return;
   const bool sealed = object[kAlgorithmAt] != std::byte{0};
@@ -48,6 +48,7 @@ void FixChecksums(Bytes& object) {
                 Get(object, kSideBytesAt, 8);
   for (uint64_t i = 0; blocks < 100 && i < blocks; ++i) {
     const size_t entry = kHeaderBytes + i * kEntryBytes;
+    if (entry + kEntryBytes > object.size()) return;
     const uint64_t bytes = Get(object, entry, 4);
     if (at > object.size() || bytes > object.size() - at) break;
     Put(object, entry + 4, Crc32c(std::span(object).subspan(at, bytes)), 4);

@@ -17,15 +17,23 @@ std::atomic<size_t> g_live_bytes = 0;
 }  // namespace
 
 // The whole program's, which is why this is a file of the test and not of a library.
-void* operator new(size_t size) {
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
   void* const memory = std::malloc(size);
-  if (memory == nullptr) throw std::bad_alloc();
+  if (memory == nullptr) return nullptr;
   g_calls.fetch_add(1, std::memory_order_relaxed);
   g_live_bytes.fetch_add(malloc_usable_size(memory), std::memory_order_relaxed);
   return memory;
 }
+void* operator new(size_t size) {
+  void* const memory = operator new(size, std::nothrow);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
 void* operator new[](size_t size) {
   return operator new(size);
+}
+void* operator new[](size_t size, const std::nothrow_t& tag) noexcept {
+  return operator new(size, tag);
 }
 // Not inlined: GCC would see free() on what came from operator new and warn.
 [[gnu::noinline]] void operator delete(void* memory) noexcept {
