@@ -10,9 +10,9 @@ target_compile_options(ss_options INTERFACE ${SS_WARNINGS})
 target_include_directories(ss_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
 if(SS_SANITIZE)
   # GCC's flow warnings are wrong in instrumented code; the other builds have them.
-  target_compile_options(ss_options INTERFACE -fsanitize=${SS_SANITIZE} -fno-sanitize-recover=all
-                                              -fno-omit-frame-pointer -Wno-stringop-overflow
-                                              -Wno-array-bounds -Wno-maybe-uninitialized)
+  target_compile_options(
+    ss_options INTERFACE -fsanitize=${SS_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow;-Wno-array-bounds;-Wno-maybe-uninitialized>)
   target_link_options(ss_options INTERFACE -fsanitize=${SS_SANITIZE})
 endif()
 

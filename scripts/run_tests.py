@@ -152,7 +152,7 @@ STEPS: dict[str, Callable[..., None]] = {
     "lint": lint,
     "ctest": ctest,
     "asan": sanitizer("asan", ASAN_MODULES, {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}),
-    "tsan": sanitizer("tsan", TSAN_MODULES, {"TSAN_OPTIONS": "halt_on_error=1"}),
+    "tsan": sanitizer("tsan", TSAN_MODULES, {"TSAN_OPTIONS": f"halt_on_error=1 suppressions={ROOT}/tools/tsan.supp"}),
     "fuzz": fuzz,
     "python": pytest("python/tests"),
     "e2e": pytest("tests/e2e"),
