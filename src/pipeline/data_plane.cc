@@ -24,7 +24,7 @@ Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
                   "memory.slab_budget is too small: it must hold at least 4 slabs of "
                   "memory.slab_size (2 to fetch, 2 to save)");
   }
-  auto plane = std::unique_ptr<DataPlane>(new DataPlane(std::move(store), metrics, clock, events));
+  auto plane = std::unique_ptr<DataPlane>(new DataPlane(std::move(store), metrics, clock));
   if (!options.keys.empty()) {
     SS_TRY_ASSIGN(plane->seal_, Seal::Create(options.keys, options.cipher));
   }

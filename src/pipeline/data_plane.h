@@ -80,12 +80,9 @@ class DataPlane {
     std::unique_ptr<RankMemory> rank;
     std::function<void()> gone;
   };
-  DataPlane(std::unique_ptr<Store> store, Metrics* metrics, const Clock* clock,
-            PipelineEvents* events)
+  DataPlane(std::unique_ptr<Store> store, Metrics* metrics, const Clock* clock)
       : store_(std::move(store)),
-        metrics_(metrics),
         clock_(clock),
-        events_(events),
         mailbox_(kMailboxMax),
         store_port_(store_.get(), metrics, clock),
         transfers_(metrics, clock),
@@ -98,9 +95,7 @@ class DataPlane {
   bool Idle() const;
 
   std::unique_ptr<Store> store_;
-  Metrics* metrics_;
   const Clock* clock_;
-  PipelineEvents* events_;
   Mailbox mailbox_;
   StorePort store_port_;
   TransferPort transfers_;
