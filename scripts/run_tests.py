@@ -21,6 +21,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,16 +105,27 @@ def ctest(counts: Counts, log: Path, _: argparse.Namespace) -> None:
 
 
 def sanitizer(preset: str, modules: tuple[str, ...], environment: dict[str, str]) -> Callable[..., None]:
+    def results_of(program: str) -> Path:
+        return OUT / f"{preset}-{program}.xml"
+
     def step(counts: Counts, log: Path, _: argparse.Namespace) -> None:
+        for old in OUT.glob(f"{preset}-*.log"):
+            old.unlink()
         programs = [f"{module}_test" for module in modules if any((ROOT / "src" / module).glob("*_test.cc"))]
         if run(log, ["scripts/build.sh", preset, *programs]) != 0:
             counts.record(f"build {preset}", False)
             return
-        for program in programs:
-            results = OUT / f"{preset}-{program}.xml"
-            results.unlink(missing_ok=True)
-            command = [f"build/{preset}/bin/{program}", f"--gtest_output=xml:{results}"]
-            status = run(log, command, environment, timeout_s=600)
+
+        def start(program: str) -> int:
+            results_of(program).unlink(missing_ok=True)
+            command = [f"build/{preset}/bin/{program}", f"--gtest_output=xml:{results_of(program)}"]
+            return run(OUT / f"{preset}-{program}.log", command, environment, timeout_s=600)
+
+        # Two at a time: the longest ones mostly wait for time-outs.
+        with ThreadPoolExecutor(2) as pool:
+            statuses = list(pool.map(start, programs))
+        for program, status in zip(programs, statuses, strict=True):
+            results = results_of(program)
             failed_before = counts.failed
             read_junit(results, counts, f"{preset} {program}")
             if status != 0 and counts.failed == failed_before:
