@@ -196,6 +196,8 @@ class Interference:
             raise RuntimeError(f"arrivals took {expected} tokens, but {after.tokens - before.tokens} were fetched")
         return collected.judge(window, before, after)
 
+    # --- inside ---------------------------------------------------------------------------------
+
     def _start_decoders(self) -> _Decoders:
         self._runs += 1
         decoders = _Decoders(self._engine, self._decoder_prompts, self._tokens_max, f"decoder{self._runs}")
@@ -217,8 +219,6 @@ class Interference:
                     collected.fetched += kind == "remote"
                 marks.append((kind, begin))
         collected.add(decoders.finish(), marks, window)
-
-    # --- inside ---------------------------------------------------------------------------------
 
     def _next(self) -> list[int]:
         self._next_remote = (self._next_remote + 1) % len(self._prompts.remote)
