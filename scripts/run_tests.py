@@ -74,8 +74,15 @@ def read_junit(file: Path, counts: Counts, fallback: str) -> None:
         if case.find("skipped") is not None or case.get("status") in ("notrun", "disabled"):
             counts.skipped += 1
         else:
-            bad = case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail"
-            counts.record(name, not bad)
+            problem = next((found for kind in ("failure", "error") if (found := case.find(kind)) is not None), None)
+            bad = problem is not None or case.get("status") == "fail"
+            counts.record(f"{name}: {first_line(problem)}" if bad else name, not bad)
+
+
+def first_line(problem: ElementTree.Element | None) -> str:
+    """What a failed case says of itself; all of it is in the log."""
+    message = "" if problem is None else problem.get("message") or problem.text or ""
+    return " ".join(message.split())[:300]
 
 
 def lint(counts: Counts, log: Path, _: argparse.Namespace) -> None:

@@ -54,8 +54,8 @@ void StorePort::SubmitDiscards() {
 }
 
 bool StorePort::Poll() {
-  // Also with nothing in flight: the store's descriptor may tell late of what was taken already,
-  // and only its Poll clears it.
+  // Also with nothing in flight: the store's descriptor may become readable for its own affairs (a
+  // server that hangs up), and only its Poll clears it.
   std::array<StoreCompletion, kPollBatch> completions;
   const int64_t start_ns = clock_->NowNs();
   const size_t count = store_->Poll(completions);

@@ -1,6 +1,7 @@
 #include "store/disk_store.h"
 
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
@@ -77,7 +78,7 @@ class DiskStore final : public Store {
   Status Open();
   size_t Submit(std::span<const StoreRequest> requests) override;
   size_t Poll(std::span<StoreCompletion> completions) override;
-  int event_fd() const override { return event_fd_.get(); }
+  int event_fd() const override { return epoll_.get(); }
   bool MayContain(const ObjectName& name) const override {
     return index_.Find(name) != ObjectIndex::kNone;
   }
@@ -114,7 +115,7 @@ class DiskStore final : public Store {
   };
 
   Status OpenIo();
-  Status EvictAtOpen();
+  Status OpenEvents();
   bool HasWork() const;
   void Signal();
   void Drive();
@@ -146,7 +147,8 @@ class DiskStore final : public Store {
 
   const DiskStoreOptions options_;
   DiskDirectory directory_;
-  UniqueFd event_fd_;
+  UniqueFd epoll_;  // over `own_work_` and the descriptor of `io_`
+  UniqueFd own_work_;
   std::unique_ptr<FileIo> io_;
   ObjectIndex index_;
   DiskJobs jobs_;
@@ -158,26 +160,34 @@ class DiskStore final : public Store {
   uint64_t read_bytes_ = 0;       // read in this Poll
   uint64_t publishes_ = 0;
   uint64_t evicted_objects_ = 0;
-  bool signalled_ = true;  // event_fd_ may be readable although no result is waiting
-  bool written_ = false;   // by us, and not cleared since: it surely is readable
+  bool signalled_ = false;  // own_work_ is readable
 };
 
 Status DiskStore::OpenIo() {
-  event_fd_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!event_fd_.valid()) return Status(StatusCode::kUnavailable, "disk store: no eventfd");
   if (options_.io != DiskStoreOptions::Io::kSync) {
-    Result<std::unique_ptr<FileIo>> ring =
-        MakeUringFileIo(kDiskQueueDepth, event_fd_.get(), options_.cpus);
+    Result<std::unique_ptr<FileIo>> ring = MakeUringFileIo(kDiskQueueDepth, options_.cpus);
     if (ring.ok()) {
       io_ = std::move(ring).value();
-      return OkStatus();
+      return OpenEvents();
     }
     if (options_.io == DiskStoreOptions::Io::kUring) return std::move(ring).status();
     Log(LogLevel::kWarn, "disk store {}: reads and writes block ({})", options_.path,
         ring.status().message());
   }
   io_ = MakeSyncFileIo(kDiskQueueDepth);
-  return OkStatus();
+  return OpenEvents();
+}
+
+Status DiskStore::OpenEvents() {
+  own_work_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
+  bool complete = true;
+  for (const int fd : {own_work_.get(), io_->fd()}) {
+    epoll_event event = {EPOLLIN, {}};
+    complete = complete && (fd < 0 || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0);
+  }
+  if (complete && own_work_.valid()) return OkStatus();
+  return Status(StatusCode::kUnavailable, "disk store: no eventfd or epoll");
 }
 
 Status DiskStore::Open() {
@@ -202,7 +212,6 @@ Status DiskStore::Open() {
 }
 
 size_t DiskStore::Submit(std::span<const StoreRequest> requests) {
-  signalled_ = true;
   size_t accepted = 0;
   while (accepted < requests.size() && outstanding_ < kDiskQueueDepth) {
     const uint32_t id = jobs_.Take(requests[accepted++]);
@@ -226,12 +235,9 @@ size_t DiskStore::Poll(std::span<StoreCompletion> completions) {
   if (HasWork()) {
     Signal();
   } else if (signalled_) {
-    // Cleared first, looked at afterwards: what arrives in between signals again.
     uint64_t ignored = 0;
-    (void)!read(event_fd_.get(), &ignored, sizeof(ignored));
+    (void)!read(own_work_.get(), &ignored, sizeof(ignored));
     signalled_ = false;
-    written_ = false;
-    if (HasWork()) Signal();
   }
   return count;
 }
@@ -242,11 +248,10 @@ bool DiskStore::HasWork() const {
 
 // While there is work the descriptor stays readable, so a busy caller pays for no system call.
 void DiskStore::Signal() {
-  if (written_) return;
+  if (signalled_) return;
   const uint64_t one = 1;
-  (void)!write(event_fd_.get(), &one, sizeof(one));
+  (void)!write(own_work_.get(), &one, sizeof(one));
   signalled_ = true;
-  written_ = true;
 }
 
 void DiskStore::Drive() {
@@ -262,7 +267,6 @@ void DiskStore::Drive() {
 bool DiskStore::ReapAll() {
   std::array<FileResult, kDiskQueueDepth> results;
   const size_t count = io_->Reap(results);
-  if (count > 0) signalled_ = true;
   for (const FileResult& result : std::span(results).first(count)) {
     Advance(result.job, result.value);
   }

@@ -417,6 +417,24 @@ TEST_P(DiskStoreTest, SignalsWhileCompletionsAreLeft) {
   EXPECT_EQ(poll(&event, 1, 0), 0);
 }
 
+// A caller that polls without waiting takes results before the kernel's workers, who create files,
+// have told of them.
+TEST_P(DiskStoreTest, StaysSilentAfterTheLastCompletion) {
+  const auto store = Open();
+  Bytes contents = MakeContents(SegmentName(1), 1000);
+  for (uint64_t i = 0; i < 400; ++i) {
+    const StoreRequest put{StoreOp::kPut, SegmentName(i % 8), contents, i};
+    ASSERT_EQ(store->Submit(std::span(&put, 1)), 1u);
+    StoreCompletion done;
+    while (store->Poll(std::span(&done, 1)) == 0) {
+    }
+    ASSERT_EQ(done.code, StatusCode::kOk);
+    ASSERT_EQ(store->Poll(std::span(&done, 1)), 0u);
+    pollfd event = {store->event_fd(), POLLIN, 0};
+    ASSERT_EQ(poll(&event, 1, 1), 0) << i;
+  }
+}
+
 TEST_P(DiskStoreTest, BindsTheKernelsWorkersToTheGivenCpus) {
   // In a child: workers belong to the thread that submits and outlive a store by some seconds, so
   // those of earlier tests would be seen here too.

@@ -49,16 +49,18 @@ class FileIo {
   virtual void Flush() = 0;
   // Would Reap or Flush do something now?
   virtual bool HasResults() const = 0;
+  // Readable as long as there are results of operations that Start left in flight; -1: it leaves
+  // none.
+  virtual int fd() const = 0;
   virtual size_t Reap(std::span<FileResult> results) = 0;
   // Blocks until there is a result. REQUIRES: an operation is in flight.
   virtual void Wait() = 0;
 };
 
-// `event_fd` (an eventfd) is signalled for each result. The kernel's workers keep to `cpus`, if any
-// are named. kUnsupported says why there can be no ring here.
-Result<std::unique_ptr<FileIo>> MakeUringFileIo(uint32_t depth, int event_fd,
-                                                const std::vector<int>& cpus);
-// Each operation runs, and may block, in Start; `event_fd` is not used.
+// The kernel's workers keep to `cpus`, if any are named. kUnsupported says why there can be no ring
+// here.
+Result<std::unique_ptr<FileIo>> MakeUringFileIo(uint32_t depth, const std::vector<int>& cpus);
+// Each operation runs, and may block, in Start.
 std::unique_ptr<FileIo> MakeSyncFileIo(uint32_t depth);
 
 }  // namespace shadowserve

@@ -22,6 +22,7 @@ class SyncFileIo final : public FileIo {
   }
   void Flush() override {}
   bool HasResults() const override { return count_ > 0; }
+  int fd() const override { return -1; }
   size_t Reap(std::span<FileResult> results) override {
     const size_t count = count_ < results.size() ? count_ : results.size();
     for (size_t i = 0; i < count; ++i) results[i] = results_[(first_ + i) % results_.size()];

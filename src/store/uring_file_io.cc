@@ -35,7 +35,7 @@ class UringFileIo final : public FileIo {
     if (open_) io_uring_queue_exit(&ring_);
   }
 
-  Status Open(uint32_t depth, int event_fd) {
+  Status Open(uint32_t depth) {
     if (const int error = io_uring_queue_init(depth, &ring_, 0); error < 0) {
       return NoRing("io_uring: " + ErrnoText(-error));
     }
@@ -46,11 +46,7 @@ class UringFileIo final : public FileIo {
       complete = complete && io_uring_opcode_supported(probe, opcode) != 0;
     }
     io_uring_free_probe(probe);
-    if (!complete) return NoRing("io_uring: the kernel is older than 5.11");
-    if (const int error = io_uring_register_eventfd(&ring_, event_fd); error < 0) {
-      return NoRing("io_uring eventfd: " + ErrnoText(-error));
-    }
-    return OkStatus();
+    return complete ? OkStatus() : NoRing("io_uring: the kernel is older than 5.11");
   }
 
   void Start(uint32_t job, const FileOp& op) override {
@@ -69,6 +65,10 @@ class UringFileIo final : public FileIo {
   bool HasResults() const override {
     return io_uring_cq_ready(&ring_) > 0 || io_uring_sq_ready(&ring_) > 0;
   }
+
+  // The ring's own, not an eventfd: a worker of the kernel signals that only after its result can
+  // be reaped, so a descriptor that was cleared by then would stay readable with nothing behind it.
+  int fd() const override { return ring_.ring_fd; }
 
   size_t Reap(std::span<FileResult> results) override {
     size_t count = 0;
@@ -144,10 +144,9 @@ class UringFileIo final : public FileIo {
 
 }  // namespace
 
-Result<std::unique_ptr<FileIo>> MakeUringFileIo(uint32_t depth, int event_fd,
-                                                const std::vector<int>& cpus) {
+Result<std::unique_ptr<FileIo>> MakeUringFileIo(uint32_t depth, const std::vector<int>& cpus) {
   auto io = std::make_unique<UringFileIo>(cpus);
-  SS_TRY(io->Open(depth, event_fd));
+  SS_TRY(io->Open(depth));
   return std::unique_ptr<FileIo>(std::move(io));
 }
 

@@ -174,10 +174,14 @@ class DataPlane:
         assert run.returncode == (1 if found["damaged"] else 0), run.stderr
         return found
 
-    def cpu_seconds(self) -> float:
-        """Processor time of all threads so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time so far by thread ("name id")."""
+        used = {}
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # it may end meanwhile
+                nanoseconds = int((task / "schedstat").read_text().split()[0])
+                used[f"{(task / 'comm').read_text().strip()} {task.name}"] = nanoseconds / 1e9
+        return used
 
     # --- metrics --------------------------------------------------------------------------------
 

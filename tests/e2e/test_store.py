@@ -27,13 +27,14 @@ def objects(plane: DataPlane) -> set[Path]:
 
 
 def save_objects(rig: Rig, tokens: list[int]) -> tuple[Answer, list[Path]]:
-    """The reference, and the objects of this prompt alone: by chunk (they are stored in order), segments first."""
+    """The reference, and the objects of this prompt alone: its segments, then their markers in the same order."""
     before = objects(rig.plane)
     reference = rig.save(tokens)
     new = objects(rig.plane) - before
-    segments = sorted((path for path in new if path.suffix == ".seg"), key=lambda path: path.stat().st_mtime_ns)
-    markers = sorted((path for path in new if path.suffix == ".mark"), key=lambda path: path.stat().st_mtime_ns)
-    assert len(segments) == len(markers) == len(tokens) // 256
+    segments = sorted(path for path in new if path.suffix == ".seg")
+    markers = [path.with_suffix(".mark") for path in segments]
+    assert new == {*segments, *markers}
+    assert len(segments) == len(tokens) // 256
     return reference, segments + markers
 
 
