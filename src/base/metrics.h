@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/stage_trace.h"
 
 namespace shadowserve {
 
@@ -161,6 +162,8 @@ struct Metrics {
   // Set by the exporter's refresh callback, just before a scrape.
   Gauge store_objects;
   Gauge store_bytes;
+  // No counter, and not thread-safe: belongs to the pipeline's thread.
+  StageTrace trace;
 };
 
 enum class MetricType : uint8_t { kCounter, kGauge, kHistogram };

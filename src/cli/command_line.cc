@@ -23,11 +23,12 @@ struct VerbRow {
   const char* help;
 };
 
-constexpr std::array<VerbRow, 5> kVerbs = {{
+constexpr std::array<VerbRow, 6> kVerbs = {{
     {Verb::kStatus, "status", "what the data plane is, holds and does"},
     {Verb::kLookup, "lookup", "list stored objects; exits 1 when those asked for are not there"},
     {Verb::kVerify, "verify", "read and check stored objects; exits 1 when one is damaged"},
     {Verb::kEvict, "evict", "delete stored objects"},
+    {Verb::kTrace, "trace", "record what each stage does when, for chrome://tracing or Perfetto"},
     {Verb::kBench, "bench", "measure without a daemon (see bench --help)"},
 }};
 
@@ -85,7 +86,14 @@ Result<CommandLine> ParseCommandLine(std::span<const std::string> arguments) {
       verb->prefix_command();
       verb->fallthrough(false);
     }
-    if (row.verb == Verb::kStatus || row.verb == Verb::kBench) continue;
+    if (row.verb == Verb::kTrace) {
+      verb->add_option("--seconds", line.seconds, "how long (default 5, at most 60)")
+          ->check(CLI::Range(0.001, 60.0));
+      verb->add_option("--output", line.output_file,
+                       "the file to write (default: standard output)");
+    }
+    if (row.verb != Verb::kLookup && row.verb != Verb::kVerify && row.verb != Verb::kEvict)
+      continue;
     verb->add_option("object", selectors, "chunk keys (64 hex digits) or object names");
     if (row.verb == Verb::kEvict) verb->add_flag("--all", line.all, "every object of the store");
   }
@@ -102,7 +110,7 @@ Result<CommandLine> ParseCommandLine(std::span<const std::string> arguments) {
     return Invalid(std::string(error.what()) + " (see --help)");
   }
   if (app.get_subcommands().empty()) {
-    return Invalid("say what to do: status, lookup, verify, evict or bench (see --help)");
+    return Invalid("say what to do: status, lookup, verify, evict, trace or bench (see --help)");
   }
   if (line.verb == Verb::kBench) line.bench = app.get_subcommand("bench")->remaining();
   if (format != "text" && format != "json") {

@@ -11,7 +11,7 @@
 
 namespace shadowserve {
 
-enum class Verb : uint8_t { kStatus, kLookup, kVerify, kEvict, kBench };
+enum class Verb : uint8_t { kStatus, kLookup, kVerify, kEvict, kTrace, kBench };
 enum class OutputFormat : uint8_t { kText, kJson };
 
 struct CommandLine {
@@ -24,6 +24,8 @@ struct CommandLine {
   std::vector<std::string> keys;   // chain keys, 64 hex digits
   std::vector<std::string> names;  // object names, format/object_name.h
   bool all = false;
+  double seconds = 5;              // of a trace
+  std::string output_file;         // of a trace; empty: standard output
   std::vector<std::string> bench;  // what follows the verb bench
 };
 

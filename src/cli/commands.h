@@ -22,6 +22,8 @@ constexpr int kExitUnreachable = 3;
 int RunStatus(const CommandLine& line, std::ostream& out, std::ostream& err);
 int RunLookup(const CommandLine& line, std::ostream& out, std::ostream& err);
 int RunVerify(const CommandLine& line, std::ostream& out, std::ostream& err);
+// Writes Chrome's trace event format: one lane per stage, one for segments on their way.
+int RunTrace(const CommandLine& line, std::ostream& out, std::ostream& err);
 int RunEvict(const CommandLine& line, std::ostream& out, std::ostream& err);
 
 // What runs the verb bench: bench/bench_command.h.

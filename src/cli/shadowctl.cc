@@ -22,6 +22,8 @@ int RunShadowctl(std::span<const std::string> arguments, std::ostream& out, std:
       return RunLookup(*line, out, err);
     case Verb::kVerify:
       return RunVerify(*line, out, err);
+    case Verb::kTrace:
+      return RunTrace(*line, out, err);
     case Verb::kBench:
       return bench(line->bench, line->format == OutputFormat::kJson, out, err);
     case Verb::kEvict:

@@ -48,6 +48,13 @@ class FakeDataPlane final : public v1::Control::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status TakeTrace(grpc::ServerContext*, const v1::TraceRequest* request,
+                         grpc::ServerWriter<v1::TraceReply>* writer) override {
+    trace_ms = request->duration_ms();
+    for (const v1::TraceReply& reply : trace) writer->Write(reply);
+    return stream_end;
+  }
+
   void AddObject(const std::string& name, uint64_t bytes, const std::string& problem) {
     v1::ObjectReply& object = objects.emplace_back();
     object.set_name(name);
@@ -60,6 +67,8 @@ class FakeDataPlane final : public v1::Control::Service {
   v1::StatusReply status_reply;
   v1::EvictReply evict_reply;
   std::vector<v1::ObjectReply> objects;
+  std::vector<v1::TraceReply> trace;
+  uint32_t trace_ms = 0;
   grpc::Status stream_end;
   v1::ObjectsRequest last_request;  // read after the call has returned
 
@@ -219,6 +228,48 @@ TEST_F(ShadowctlTest, EvictWithoutAChoiceAsksForOneAndDeletesNothing) {
   EXPECT_FALSE(plane_.last_request.all());
 }
 
+TEST_F(ShadowctlTest, TraceHasALaneForEachStageAndAsyncReads) {
+  v1::TraceReply& reply = plane_.trace.emplace_back();
+  const auto add = [&](const std::string& stage, int64_t start_ns, int64_t end_ns) {
+    v1::TraceSpan* span = reply.add_spans();
+    span->set_stage(stage);
+    span->set_start_ns(start_ns);
+    span->set_end_ns(end_ns);
+    span->set_chunk(0xabcd);
+  };
+  add("decode", 1500, 2750);
+  add("network", -500, 3000);
+  add("of \"another\" version", 0, 1);
+  EXPECT_EQ(Run({"trace", "--seconds", "0.25"}), kExitDone);
+  EXPECT_EQ(plane_.trace_ms, 250U);
+  const Json trace = json();
+  std::vector<Json> events;
+  for (const Json& event : trace["traceEvents"]) {
+    if (event["ph"] != "M") events.push_back(event);
+  }
+  ASSERT_EQ(events.size(), 3U);
+  EXPECT_EQ(events[0]["name"], "decode");
+  EXPECT_EQ(events[0]["ts"], 1.5);
+  EXPECT_EQ(events[0]["dur"], 1.25);
+  EXPECT_EQ(events[0]["args"]["chunk"], "000000000000abcd");
+  EXPECT_EQ(events[1]["ph"], "b");
+  EXPECT_EQ(events[2]["ph"], "e");
+  EXPECT_EQ(events[1]["id"], events[2]["id"]);
+  EXPECT_EQ(events[2]["ts"].get<double>() - events[1]["ts"].get<double>(), 3.5);
+  EXPECT_NE(events[0]["tid"], events[1]["tid"]);
+}
+
+TEST_F(ShadowctlTest, TraceRefusesWhatItCannotDo) {
+  EXPECT_EQ(Run({"trace", "--seconds", "61"}), kExitUsage);
+  EXPECT_EQ(Run({"trace", "--output", "/nowhere/at/all.json"}), kExitUsage);
+  EXPECT_EQ(err(), "shadowctl: --output: cannot write /nowhere/at/all.json\n");
+  plane_.stream_end =
+      grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "another trace is being taken");
+  EXPECT_EQ(Run({"trace", "--seconds", "1"}), kExitFound);
+  EXPECT_EQ(out(), "");
+  EXPECT_THAT(err(), HasSubstr("another trace is being taken"));
+}
+
 TEST_F(ShadowctlTest, AGoneDataPlaneIsExitCodeThreeAndOneLine) {
   server_->Shutdown();
   server_.reset();
@@ -231,7 +282,7 @@ TEST_F(ShadowctlTest, AGoneDataPlaneIsExitCodeThreeAndOneLine) {
 
 TEST_F(ShadowctlTest, HelpNamesEveryVerbThatWorks) {
   ASSERT_EQ(Run({"--help"}), kExitDone);
-  for (const std::string verb : {"status", "lookup", "verify", "evict"}) {
+  for (const std::string verb : {"status", "lookup", "verify", "evict", "trace"}) {
     EXPECT_THAT(out(), HasSubstr("\n  " + verb + " "));
   }
 }

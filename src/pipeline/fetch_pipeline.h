@@ -112,6 +112,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     std::array<std::byte, kMarkerBytes> marker;
     uint64_t segment_bytes = 0;  // as the marker says
     uint64_t arrived = 0;        // leading bytes of the segment in the slab
+    int64_t asked_ns = 0;        // when its segment was asked for
     DecodeCursor cursor;
     bool marker_asked = false;
     bool segment_asked = false;
@@ -131,6 +132,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     uint32_t asks_left = 0;  // reads that the store has not accepted yet
     std::vector<TransferRun> runs;
     bool transferring = false;
+    int64_t transfer_ns = 0;  // when it was submitted
   };
 
   FetchPipeline(const Options& options, SlabPool* slabs, StorePort* store, TransferPort* transfers,

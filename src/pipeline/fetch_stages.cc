@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "pipeline/fetch_pipeline.h"
+#include "pipeline/stage_work.h"
 
 namespace shadowserve {
 namespace {
@@ -37,6 +38,7 @@ void FetchPipeline::AskStore(Join* join) {
       --join->asks_left;
     }
     if (!part.segment_asked) {
+      part.asked_ns = clock_->NowNs();
       if (!store_->Submit(this, StoreOp::kGet, part.name, part.wire.bytes(),
                           MakeTag(join_index, i, false), &part.arrived)) {
         return;
@@ -77,6 +79,7 @@ void FetchPipeline::OnMarker(Part* part, StatusCode code, uint64_t bytes) {
 void FetchPipeline::OnSegment(Part* part, StatusCode code, uint64_t bytes) {
   Load* load = part->join->load;
   metrics_->stage_inflight[StageLabel::kNetwork].Add(-1);
+  TraceStage(metrics_, StageLabel::kNetwork, part->asked_ns, clock_->NowNs(), part->name, false);
   if (code == StatusCode::kOk) {
     metrics_->wire_bytes[DirectionLabel::kIn].Add(bytes);
     // Written into the slab once; what the kernel or a card read to do so is not ours to know.
@@ -209,6 +212,7 @@ bool FetchPipeline::SubmitTransfer(Join* join) {
   join->runs.clear();
   rank.AppendRuns(join->layers, PagesOf(*join), FirstTokenOf(*join), join->staging.bytes(),
                   &join->runs);
+  join->transfer_ns = clock_->NowNs();
   join->transferring = transfers_->Submit(this, &rank.device(), true, join->runs,
                                           static_cast<uint64_t>(join - joins_.data()));
   if (!join->transferring) {
@@ -223,6 +227,8 @@ void FetchPipeline::OnTransfer(uint64_t tag, StatusCode code) {
   Join* join = &joins_[tag];
   Load* load = join->load;
   join->transferring = false;
+  TraceStage(metrics_, StageLabel::kWrite, join->transfer_ns, clock_->NowNs(), join->parts[0].name,
+             false);
   CloseJoin(join);
   if (code != StatusCode::kOk && !load->stopping) {
     Fail(load, Status(code, "writing pages of the engine failed"));

@@ -244,6 +244,47 @@ TEST(FetchPipeline, DecodesWhatHasArrivedWhileTheRestIsOnItsWay) {
   EXPECT_TRUE(SameTokens(load.from, {0, 1}, load.to, {2, 3}, 0, 256));
 }
 
+TEST(FetchPipeline, ATraceShowsPagesWrittenBeforeTheSegmentHasArrived) {
+  Stepped load;
+  StageTrace& trace = load.bench.metrics.trace;
+  trace.Begin();
+  load.bench.clock.AdvanceNs(1000);
+  load.bench.stepped().Arrive(load.size() / 2);
+  load.Turns();
+  load.bench.clock.AdvanceNs(1000);
+  load.bench.stepped().Arrive(load.size());
+  load.bench.stepped().End(StatusCode::kOk, load.size());
+  load.bench.Settle();
+  ASSERT_TRUE(load.ended());
+  const StageTrace::Taken taken = trace.End();
+  EXPECT_EQ(taken.dropped, 0u);
+  const auto first = [&](StageLabel stage) {
+    const auto found = std::ranges::find(taken.spans, stage, &StageSpan::stage);
+    EXPECT_NE(found, taken.spans.end());
+    return found == taken.spans.end() ? StageSpan{} : *found;
+  };
+  const StageSpan read = first(StageLabel::kNetwork);
+  const StageSpan decode = first(StageLabel::kDecode);
+  const StageSpan write = first(StageLabel::kDequantize);  // straight into the pages
+  EXPECT_LT(read.start_ns, decode.start_ns);
+  EXPECT_LE(decode.end_ns, write.start_ns);
+  EXPECT_LT(write.end_ns, read.end_ns);
+  EXPECT_EQ(write.chunk, read.chunk);
+  EXPECT_FALSE(trace.on());
+}
+
+TEST(StageTrace, KeepsTheFirstSpansAndCountsTheRest) {
+  StageTrace trace;
+  trace.Begin();
+  for (size_t i = 0; i < StageTrace::kSpansMax + 3; ++i) {
+    trace.Add({.start_ns = static_cast<int64_t>(i)});
+  }
+  const StageTrace::Taken taken = trace.End();
+  EXPECT_EQ(taken.spans.size(), StageTrace::kSpansMax);
+  EXPECT_EQ(taken.spans.back().start_ns, static_cast<int64_t>(StageTrace::kSpansMax) - 1);
+  EXPECT_EQ(taken.dropped, 3u);
+}
+
 TEST(FetchPipeline, AReadThatFailsAfterAllItsBlocksFailsTheLoad) {
   for (const auto& [code, longer] :
        {std::pair(StatusCode::kUnavailable, 0), {StatusCode::kOk, 1}}) {

@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "pipeline/stage_work.h"
+
 namespace shadowserve {
 namespace {
 
@@ -187,6 +189,7 @@ void SavePipeline::StartRead(Save* save) {
   // only devices without direct access do, and only on the save path.
   rank.AppendRuns(save->shape.layers, save->spec.pages, 0, save->wire.bytes(), &save->runs);
   save->step = Step::kGathering;
+  save->asked_ns = clock_->NowNs();
   save->in_flight = transfers_->Submit(this, &rank.device(), false, save->runs,
                                        static_cast<uint64_t>(save - slots_.data()));
   if (!save->in_flight) Stop(save, DropLabel::kReadError);
@@ -195,6 +198,7 @@ void SavePipeline::StartRead(Save* save) {
 void SavePipeline::OnTransfer(uint64_t tag, StatusCode code) {
   Save* save = &slots_[tag];
   save->in_flight = false;
+  TraceStage(metrics_, StageLabel::kRead, save->asked_ns, clock_->NowNs(), save->name, true);
   if (code != StatusCode::kOk) Stop(save, DropLabel::kReadError);
 }
 
@@ -211,7 +215,7 @@ void SavePipeline::Gather(Save* save) {
   }
   GatherPieces(save->shape, pieces_, save->values.bytes().first(save->shape.raw_bytes()));
   metrics_->stage_bytes[StageLabel::kRead].Add(2 * PieceBytes(pieces_, save->shape));
-  metrics_->stage_busy[StageLabel::kRead].AddNs(clock_->NowNs() - start_ns);
+  CountStage(metrics_, StageLabel::kRead, start_ns, clock_->NowNs(), save->name, true);
   if (save->next_block < blocks) return;
   save->step = Step::kEncoding;
   save->answers_wanted += 1;
@@ -253,6 +257,7 @@ bool SavePipeline::Put(Save* save, ObjectKind kind) {
   }
   // The store only reads the buffer of a put; its one request type has a mutable span.
   const std::span<std::byte> buffer(const_cast<std::byte*>(object.data()), object.size());
+  save->asked_ns = clock_->NowNs();
   save->in_flight = store_->Submit(this, StoreOp::kPut, name, buffer,
                                    static_cast<uint64_t>(save - slots_.data()));
   if (!save->in_flight) return false;
@@ -273,6 +278,7 @@ void SavePipeline::OnStore(uint64_t tag, StatusCode code, uint64_t /*bytes*/) {
     return;
   }
   save->in_flight = false;
+  TraceStage(metrics_, StageLabel::kNetwork, save->asked_ns, clock_->NowNs(), save->name, true);
   if (code != StatusCode::kOk) {
     return Stop(save,
                 code == StatusCode::kExhausted ? DropLabel::kStoreFull : DropLabel::kStoreError);

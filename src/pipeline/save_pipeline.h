@@ -86,6 +86,7 @@ class SavePipeline final : public StoreListener, public TransferListener {
     std::span<const std::byte> object;
     std::array<std::byte, kMarkerBytes> marker;
     int64_t confirm_deadline_ns = 0;
+    int64_t asked_ns = 0;         // when the request or transfer in flight was submitted
     uint32_t answers_wanted = 0;  // to OnSaveRead
     bool in_flight = false;       // a store request or transfer
     bool stored_any = false;      // at least one unit

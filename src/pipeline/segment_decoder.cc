@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "pipeline/stage_work.h"
+
 namespace shadowserve {
 
 Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics, const Clock* clock,
@@ -55,12 +57,12 @@ Status SegmentDecoder::DecodeBlock(DecodeCursor* cursor) {
     symbols = out;
   }
   const int64_t decoded_ns = clock_->NowNs();
-  metrics_->stage_busy[StageLabel::kDecode].AddNs(decoded_ns - start_ns);
+  CountStage(metrics_, StageLabel::kDecode, start_ns, decoded_ns, task.name, false);
   if (pieces_.empty()) return OkStatus();
   coders_.quantizer(task.name.profile)
       .DequantizeBlock(task.shape, block.range, cursor->reader->side(), block.plain(), symbols,
                        pieces_, task.rank->direct());
-  metrics_->stage_busy[StageLabel::kDequantize].AddNs(clock_->NowNs() - decoded_ns);
+  CountStage(metrics_, StageLabel::kDequantize, decoded_ns, clock_->NowNs(), task.name, false);
   CountBytes(cursor, block);
   return OkStatus();
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "pipeline/stage_work.h"
+
 namespace shadowserve {
 
 Result<std::unique_ptr<SegmentEncoder>> SegmentEncoder::Create(Metrics* metrics, const Clock* clock,
@@ -23,7 +25,7 @@ void SegmentEncoder::Begin(const ObjectName& name, const SegmentShape& shape,
   writer_.emplace(object, name, shape, seal_);
   const int64_t start_ns = clock_->NowNs();
   coders_.quantizer(name.profile).WriteSide(shape, values, writer_->side());
-  metrics_->stage_busy[StageLabel::kQuantize].AddNs(clock_->NowNs() - start_ns);
+  CountStage(metrics_, StageLabel::kQuantize, start_ns, clock_->NowNs(), name, true);
 }
 
 std::span<const std::byte> SegmentEncoder::Step() {
@@ -40,7 +42,7 @@ std::span<const std::byte> SegmentEncoder::Step() {
   coders_.quantizer(name_.profile)
       .QuantizeBlock(shape_, block, values_, writer_->side(), space.first(plain_bytes), symbols);
   const int64_t quantized_ns = clock_->NowNs();
-  metrics_->stage_busy[StageLabel::kQuantize].AddNs(quantized_ns - start_ns);
+  CountStage(metrics_, StageLabel::kQuantize, start_ns, quantized_ns, name_, true);
   metrics_->stage_bytes[StageLabel::kQuantize].Add(
       size_t{block.elements} * DtypeBytes(shape_.dtype) + plain_bytes + symbol_bytes);
   size_t coded_bytes = coding ? coders_.codec(name_.codec).Encode(symbols, coded) : 0;
@@ -56,7 +58,7 @@ std::span<const std::byte> SegmentEncoder::Step() {
                                                  plain_bytes + stored_bytes);
   std::span<const std::byte> object;
   if (writer_->done()) object = writer_->Finish();
-  metrics_->stage_busy[StageLabel::kEncode].AddNs(clock_->NowNs() - quantized_ns);
+  CountStage(metrics_, StageLabel::kEncode, quantized_ns, clock_->NowNs(), name_, true);
   return object;
 }
 

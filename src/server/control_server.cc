@@ -4,9 +4,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <future>
+#include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +24,9 @@ namespace shadowserve {
 namespace {
 
 constexpr std::chrono::seconds kPipelineWait(30);
+constexpr uint32_t kTraceMsMax = 60'000;
+constexpr std::chrono::milliseconds kTraceNap(20);  // between looks whether the caller is gone
+constexpr size_t kSpansPerReply = 1000;
 
 struct Named {
   ObjectName name;
@@ -42,7 +48,7 @@ using SessionService = v1::Control::WithCallbackMethod_Session<v1::Control::Serv
 
 class Service final : public SessionService {
  public:
-  Service(ServerFacts facts, Engines* engines, DataPlane* plane, const Metrics* metrics,
+  Service(ServerFacts facts, Engines* engines, DataPlane* plane, Metrics* metrics,
           const Clock* clock)
       : facts_(std::move(facts)),
         engines_(engines),
@@ -117,6 +123,31 @@ class Service final : public SessionService {
     return grpc::Status::OK;
   }
 
+  grpc::Status TakeTrace(grpc::ServerContext* context, const v1::TraceRequest* request,
+                         grpc::ServerWriter<v1::TraceReply>* writer) override {
+    if (request->duration_ms() == 0 || request->duration_ms() > kTraceMsMax) {
+      return Failed(Status(StatusCode::kInvalidArgument, "a trace takes 1 ms to 1 minute"));
+    }
+    const std::unique_lock one_at_a_time(trace_mutex_, std::try_to_lock);
+    if (!one_at_a_time.owns_lock()) {
+      return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "another trace is being taken");
+    }
+    const Result<int64_t> begin = OnPipeline<int64_t>([this] {
+      metrics_->trace.Begin();
+      return clock_->NowNs();
+    });
+    if (!begin.ok()) return Failed(begin.status());
+    const int64_t end_ns = *begin + int64_t{request->duration_ms()} * kNsPerMs;
+    while (clock_->NowNs() < end_ns && !context->IsCancelled()) {
+      std::this_thread::sleep_for(kTraceNap);
+    }
+    const Result<StageTrace::Taken> taken =
+        OnPipeline<StageTrace::Taken>([this] { return metrics_->trace.End(); });
+    if (!taken.ok()) return Failed(taken.status());
+    SendTrace(*taken, *begin, writer);
+    return grpc::Status::OK;
+  }
+
   grpc::Status EvictObjects(grpc::ServerContext* context, const v1::ObjectsRequest* request,
                             v1::EvictReply* reply) override {
     const Result<std::vector<Named>> objects = Select(*request);
@@ -152,6 +183,28 @@ class Service final : public SessionService {
       return Status(StatusCode::kDeadline, "the data plane does not answer");
     }
     return future.get();
+  }
+
+  static void SendTrace(const StageTrace::Taken& taken, int64_t begin_ns,
+                        grpc::ServerWriter<v1::TraceReply>* writer) {
+    size_t sent = 0;
+    do {
+      v1::TraceReply reply;
+      const size_t end = std::min(taken.spans.size(), sent + kSpansPerReply);
+      for (; sent < end; ++sent) {
+        const StageSpan& span = taken.spans[sent];
+        v1::TraceSpan* proto = reply.add_spans();
+        proto->set_stage(std::string(LabelName(span.stage)));
+        proto->set_start_ns(span.start_ns - begin_ns);
+        proto->set_end_ns(span.end_ns - begin_ns);
+        proto->set_chunk(span.chunk);
+        proto->set_first_layer(span.first_layer);
+        proto->set_head_group(span.head_group);
+        proto->set_saving(span.saving);
+      }
+      if (sent == taken.spans.size()) reply.set_dropped(taken.dropped);
+      if (!writer->Write(reply)) return;
+    } while (sent < taken.spans.size());
   }
 
   static grpc::Status Failed(const Status& status) {
@@ -217,7 +270,8 @@ class Service final : public SessionService {
   const ServerFacts facts_;
   Engines* engines_;
   DataPlane* plane_;
-  const Metrics* metrics_;
+  Metrics* metrics_;
+  std::mutex trace_mutex_;  // held while a trace is taken
   const Clock* clock_;
 };
 
@@ -288,8 +342,7 @@ Status ClaimSocketPath(const std::string& path) {
 
 Result<std::unique_ptr<ControlServer>> ControlServer::Start(const Options& options,
                                                             ServerFacts facts, Engines* engines,
-                                                            DataPlane* plane,
-                                                            const Metrics* metrics,
+                                                            DataPlane* plane, Metrics* metrics,
                                                             const Clock* clock) {
   auto server = std::make_unique<GrpcControlServer>(
       options, std::make_unique<Service>(std::move(facts), engines, plane, metrics, clock));

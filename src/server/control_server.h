@@ -37,7 +37,7 @@ class ControlServer {
   // pointers outlive the server.
   static Result<std::unique_ptr<ControlServer>> Start(const Options& options, ServerFacts facts,
                                                       Engines* engines, DataPlane* plane,
-                                                      const Metrics* metrics, const Clock* clock);
+                                                      Metrics* metrics, const Clock* clock);
   virtual ~ControlServer() = default;
   // As in the options, with the port that was bound.
   virtual std::string address() const = 0;
