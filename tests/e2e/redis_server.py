@@ -13,23 +13,30 @@ from dataplane import free_port
 
 
 class RedisServer:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self.address = address
         self.port = free_port()
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}?timeout_ms=500"
+        return f"redis://{self.address}:{self.port}?timeout_ms=500"
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder]
+        command = ["redis-server", "--port", str(self.port), "--bind", self.address, "--protected-mode", "no"]
+        command += ["--save", "", "--dir", str(self.folder)]
         with open(self.folder / "redis.log", "ab") as log:
-            self._process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         end = time.monotonic() + 10
         while not self._answers():
             assert time.monotonic() < end, "redis-server does not answer"
             time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def _answers(self) -> bool:
         try:
@@ -39,13 +46,12 @@ class RedisServer:
 
     def ask(self, *command: str) -> str:
         """The first line of the answer."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection((self.address, self.port), timeout=5) as connection:
             connection.sendall((" ".join(command) + "\r\n").encode())
             return connection.makefile().readline().strip()
 
     def signal(self, number: int) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         if self._process is not None:
