@@ -1,8 +1,12 @@
 // Gets of 1 MiB values from a real redis-server on loopback, by this store and by hiredis beside
 // it. What counts is client_cpu_s_per_GB (this thread's time, user and system): the server's core
 // is the limit of the rate. hiredis copies its reply into the final buffer, as a user of it must.
+// BM_GivenServerGet takes the server that SS_BENCH_REDIS names by its URL, on another host for
+// example (scripts/bench_link.py): there the rate counts.
 #include <benchmark/benchmark.h>
 #include <sys/resource.h>
+
+#include <cstdlib>
 
 #include "store/redis_process_test.h"
 #include "store/redis_store.h"
@@ -39,24 +43,11 @@ void Fill(Store* store, size_t size) {
   }
 }
 
-// `depth` gets in flight, waiting for the descriptor in between as the data plane does.
-void BM_RedisGet(benchmark::State& state, bool tls) {
-  if (!RedisProcess::Installed()) return state.SkipWithError("redis-server is not installed");
+// range(1) gets of range(0) bytes in flight, waiting for the descriptor in between as the data
+// plane does.
+void MeasureGets(benchmark::State& state, const std::string& url) {
   const auto size = static_cast<size_t>(state.range(0));
   const auto depth = static_cast<uint64_t>(state.range(1));
-  const TempDir dir;
-  std::vector<std::string> arguments;
-  if (tls) {
-    if (!MakeCertificates(dir.path(), "IP:127.0.0.1")) return state.SkipWithError("no openssl");
-    arguments = {"--tls-cert-file",    dir.path() + "/server.crt",
-                 "--tls-key-file",     dir.path() + "/server.key",
-                 "--tls-ca-cert-file", dir.path() + "/ca.crt",
-                 "--tls-auth-clients", "no"};
-  }
-  RedisProcess redis(arguments, tls);
-  const std::string url = tls ? "rediss://127.0.0.1:" + std::to_string(redis.tls_port()) +
-                                    "?ca_file=" + dir.path() + "/ca.crt"
-                              : redis.url();
   Result<std::unique_ptr<Store>> opened = OpenStore(url, {});
   SS_CHECK(opened.ok(), opened.status().ToString());
   Store* const store = opened->get();
@@ -86,6 +77,31 @@ void BM_RedisGet(benchmark::State& state, bool tls) {
   Count(state, ThreadCpuSeconds() - start_s);
   for (; inflight > 0; --inflight) wait();
 }
+
+void BM_RedisGet(benchmark::State& state, bool tls) {
+  if (!RedisProcess::Installed()) return state.SkipWithError("redis-server is not installed");
+  const TempDir dir;
+  std::vector<std::string> arguments;
+  if (tls) {
+    if (!MakeCertificates(dir.path(), "IP:127.0.0.1")) return state.SkipWithError("no openssl");
+    arguments = {"--tls-cert-file",    dir.path() + "/server.crt",
+                 "--tls-key-file",     dir.path() + "/server.key",
+                 "--tls-ca-cert-file", dir.path() + "/ca.crt",
+                 "--tls-auth-clients", "no"};
+  }
+  RedisProcess redis(arguments, tls);
+  const std::string url = tls ? "rediss://127.0.0.1:" + std::to_string(redis.tls_port()) +
+                                    "?ca_file=" + dir.path() + "/ca.crt"
+                              : redis.url();
+  MeasureGets(state, url);
+}
+
+void BM_GivenServerGet(benchmark::State& state) {
+  const char* const url = std::getenv("SS_BENCH_REDIS");
+  if (url == nullptr) return state.SkipWithError("SS_BENCH_REDIS names no server");
+  MeasureGets(state, url);
+}
+BENCHMARK(BM_GivenServerGet)->Args({1 << 20, 16})->UseRealTime();
 
 #if SS_HAVE_HIREDIS
 void BM_HiredisGet(benchmark::State& state) {
