@@ -204,6 +204,26 @@ TEST_F(Worker, TellsWhyItWasRefused) {
   EXPECT_EQ(kind.status().message(), "layers 2, the scheduler half said 3");
 }
 
+// How heads are grouped only the data plane knows: it refuses what it cannot cut.
+TEST_F(Worker, RegistersTheHeadsOfOneTensorParallelRank) {
+  StartPlane();
+  KvWorkerOptions options = Options();
+  options.rank = 1;
+  options.world_size = 2;
+  options.shape.kv_heads = 4;
+  PageLayout layout = Layout();
+  layout.first_head = 2;
+  Result<std::unique_ptr<KvWorker>> made = KvWorker::Create(std::move(options));
+  ASSERT_TRUE(made.ok());
+  worker_ = std::move(*made);
+  const Result<std::string> kind = worker_->Register(region_, layout);
+  ASSERT_TRUE(kind.ok()) << kind.status().ToString();
+  const v1::WorkerHello hello = AwaitHello();
+  EXPECT_EQ(hello.rank(), 1U);
+  EXPECT_EQ(hello.layout().first_head(), 2U);
+  EXPECT_EQ(hello.layout().heads(), 2U);
+}
+
 TEST_F(Worker, RefusesALocalDeviceOverTcpNamingTheRemedy) {
   KvWorkerOptions options = Options();
   options.data_plane = "tcp://127.0.0.1:1";

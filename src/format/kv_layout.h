@@ -134,9 +134,9 @@ struct PageLayout {
   PlaneStride k;
   PlaneStride v;
 };
-// Refuses, by name, a layout that does not fit `shape`, whose cells would leave a region of
-// `region_bytes` or overlap within a plane, or whose rank does not hold whole head groups.
-// kInvalidArgument / kUnsupported.
+// Refuses, by name, a layout that does not fit `shape`, or whose cells would leave a region of
+// `region_bytes` or overlap within a plane. kInvalidArgument / kUnsupported. Whether the rank holds
+// whole segments is not asked: only the data plane knows the head groups (RankMemory::Create).
 Status CheckPageLayout(const PageLayout& layout, const ModelShape& shape, uint64_t region_bytes);
 // Offset of token 0 of `page` for a plane of model layer `layer`, model head `head`.
 // REQUIRES: a checked layout, page < page_count, layer and head held by this rank.

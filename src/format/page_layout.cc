@@ -38,12 +38,6 @@ Status CheckFitsModel(const PageLayout& layout, const ModelShape& shape) {
                    std::to_string(layout.heads) + " exceed the model's " +
                    std::to_string(shape.kv_heads));
   }
-  const uint32_t group = shape.kv_heads / shape.head_groups;
-  if (layout.first_head % group != 0 || layout.heads % group != 0) {
-    return Unsupported("heads " + std::to_string(layout.first_head) + "+" +
-                       std::to_string(layout.heads) + " are not whole head groups of " +
-                       std::to_string(group));
-  }
   return OkStatus();
 }
 

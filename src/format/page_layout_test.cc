@@ -119,9 +119,6 @@ TEST(PageLayout, NamesWhatDoesNotFitTheModel) {
   EXPECT_THAT(refusal([](PageLayout& l) { l.heads = 0; }), HasSubstr("heads is 0"));
   EXPECT_THAT(refusal([](PageLayout& l) { l.first_head = 2; }), HasSubstr("heads 2+4"));
   EXPECT_THAT(refusal([](PageLayout& l) { l.first_head = ~0u; }), HasSubstr("heads"));
-  EXPECT_THAT(refusal([](PageLayout& l) { l.heads = 3; }), HasSubstr("whole head groups"));
-  EXPECT_THAT(refusal([](PageLayout& l) { l.first_head = 1, l.heads = 2; }),
-              HasSubstr("whole head groups"));
 }
 
 TEST(PageLayout, RefusesCellsThatShareBytesOrOverflow) {

@@ -12,7 +12,8 @@ uint64_t PlaneSpan(const PlaneStride& plane, const PageLayout& layout) {
          (layout.head_dim - 1) * plane.dim_stride + DtypeBytes(layout.dtype);
 }
 
-Status CheckRanges(const ModelShape& shape, const PageLayout& layout) {
+// A segment is stored by one rank: a rank that held a part of one could not.
+Status CheckWholeSegments(const ModelShape& shape, const PageLayout& layout) {
   const uint32_t per_range = LayersPerRange(shape);
   const auto layers = static_cast<uint32_t>(layout.layer_offset.size());
   const uint32_t end = layout.first_layer + layers;
@@ -22,6 +23,16 @@ Status CheckRanges(const ModelShape& shape, const PageLayout& layout) {
                       std::to_string(end) + ", which cuts a layer range of " +
                       std::to_string(per_range) +
                       " layers; choose a pipeline split at its multiples");
+  }
+  const uint32_t group_heads = shape.kv_heads / shape.head_groups;
+  if (layout.first_head % group_heads != 0 || layout.heads % group_heads != 0) {
+    return Status(StatusCode::kUnsupported,
+                  "tensor-parallel rank holds KV heads " + std::to_string(layout.first_head) +
+                      ".." + std::to_string(layout.first_head + layout.heads) + " of " +
+                      std::to_string(shape.kv_heads) + ", which cuts a head group of " +
+                      std::to_string(group_heads) + "; set format.head_groups to " +
+                      std::to_string(shape.kv_heads / layout.heads) +
+                      " on every data plane that shares the store");
   }
   return OkStatus();
 }
@@ -33,7 +44,7 @@ Result<std::unique_ptr<RankMemory>> RankMemory::Create(const ModelShape& shape, 
                                                        uint64_t join_bytes_max) {
   SS_TRY(CheckModelShape(shape));
   SS_TRY(CheckPageLayout(layout, shape, device->region_bytes()));
-  SS_TRY(CheckRanges(shape, layout));
+  SS_TRY(CheckWholeSegments(shape, layout));
   auto rank = std::unique_ptr<RankMemory>(new RankMemory);
   rank->shape_ = shape;
   rank->layout_ = std::move(layout);

@@ -82,6 +82,56 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{kWide, kRaw, 128, Form::kRows, true, 128, Form::kCpuVec, false},
                       Case{kWide, kLossless, 256, Form::kCpuVec, true, 16, Form::kRows, true}));
 
+// Engines of two tensor-parallel sizes: the ranks of one save, the other one loads.
+class HeadGroups : public ::testing::TestWithParam<bool> {
+ protected:
+  void Save(uint64_t id, const EngineMemory& rank) {
+    bench_.SaveChunk(id, rank, KeyOf(0), {0, 1}, kLossless);
+    bench_.Settle();
+    EXPECT_EQ(bench_.events.saves.at(id).outcome, SaveOutcome::kStored);
+  }
+  uint32_t Present() {
+    uint32_t present = 0;
+    bench_.lookup.Start({kGrouped, kLossless, {KeyOf(0)}},
+                        [&present](StatusCode, uint32_t chunks) { present = chunks; });
+    return present;
+  }
+  StatusCode Load(uint64_t id, const EngineMemory& rank) {
+    bench_.LoadChunks(id, rank, {KeyOf(0)}, {2, 3}, kLossless);
+    bench_.Settle();
+    return bench_.events.loads.at(id).status.code();
+  }
+
+  PipelineBench bench_;
+  EngineMemory whole_{kGrouped, 128, 4, Form::kCpuVec, true};
+  EngineMemory first_{kGrouped, 128, 4, Form::kRows, GetParam(), {0, 2}};
+  EngineMemory second_{kGrouped, 128, 4, Form::kRows, GetParam(), {2, 2}};
+};
+
+TEST_P(HeadGroups, WhatTwoRanksSavedIsOneChunkOfAnEngineWithAllHeads) {
+  first_.Fill(1);
+  second_.Fill(2);
+  Save(1, first_);
+  EXPECT_EQ(Present(), 0u);
+  EXPECT_EQ(Load(2, whole_), StatusCode::kNotFound);
+  Save(3, second_);
+  EXPECT_EQ(Present(), 1u);
+  ASSERT_EQ(Load(4, whole_), StatusCode::kOk);
+  EXPECT_TRUE(SameTokens(first_, {0, 1}, whole_, {2, 3}, 0, 256));
+  EXPECT_TRUE(SameTokens(second_, {0, 1}, whole_, {2, 3}, 0, 256));
+}
+
+TEST_P(HeadGroups, EachOfTwoRanksLoadsItsHeadsOfWhatOneEngineSaved) {
+  whole_.Fill(3);
+  Save(1, whole_);
+  ASSERT_EQ(Load(2, first_), StatusCode::kOk);
+  ASSERT_EQ(Load(3, second_), StatusCode::kOk);
+  EXPECT_TRUE(SameTokens(first_, {2, 3}, whole_, {0, 1}, 0, 256));
+  EXPECT_TRUE(SameTokens(second_, {2, 3}, whole_, {0, 1}, 0, 256));
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, HeadGroups, ::testing::Bool());
+
 // One saved chunk of kShape in `kLossless`, an engine to load it into, and their page tables.
 struct Saved {
   PipelineBench bench;
@@ -569,8 +619,21 @@ TEST(SavePipeline, AFullStoreDropsTheSaveAndCountsIt) {
   EXPECT_EQ(bench.metrics.saves_dropped[DropLabel::kStoreFull].value(), 1u);
 }
 
+TEST(PageMap, RefusesARankThatHoldsPartOfAHeadGroup) {
+  const auto refusal = [](Heads heads) {
+    PageLayout layout = MakeLayout(kGrouped, 128, 4, Form::kRows, heads);
+    std::vector<std::byte> bytes(layout.page_stride * 4 * kGrouped.layers);
+    const auto rank = RankMemory::Create(
+        kGrouped, layout, std::make_unique<LocalDevice>(bytes, true), uint64_t{5} << 20);
+    return rank.ok() ? "" : std::string(rank.status().message());
+  };
+  EXPECT_EQ(refusal({2, 2}), "");
+  EXPECT_NE(refusal({1, 1}).find("set format.head_groups to 4"), std::string::npos);
+  EXPECT_NE(refusal({1, 2}).find("heads 1..3 of 4"), std::string::npos);
+}
+
 TEST(PageMap, RefusesAJoinThatNoSlabHolds) {
-  PageLayout layout = MakeLayout(kShape, 128, 4, Form::kRows);
+  PageLayout layout = MakeLayout(kShape, 128, 4, Form::kRows, {0, kShape.kv_heads});
   std::vector<std::byte> bytes(layout.page_stride * 4 * kShape.layers);
   const auto rank = RankMemory::Create(kShape, layout, std::make_unique<LocalDevice>(bytes, true),
                                        uint64_t{1} << 20);

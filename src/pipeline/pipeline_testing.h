@@ -60,19 +60,26 @@ class LocalDevice final : public KvDevice {
 
 enum class Form { kRows, kCpuVec };
 
+// The KV heads of one tensor-parallel rank.
+struct Heads {
+  uint32_t first = 0;
+  uint32_t count = 0;
+};
+
 // The layout of one rank's pages as vLLM makes it: [layer][page][head][cell].
 inline PageLayout MakeLayout(const ModelShape& shape, uint32_t page_tokens, uint64_t pages,
-                             Form form) {
+                             Form form, Heads heads) {
   const uint64_t element = DtypeBytes(shape.dtype);
   const uint64_t cell = uint64_t{2} * page_tokens * shape.head_dim * element;
   PageLayout layout;
   layout.dtype = shape.dtype;
   layout.page_tokens = page_tokens;
   layout.page_count = pages;
-  layout.heads = shape.kv_heads;
+  layout.first_head = heads.first;
+  layout.heads = heads.count;
   layout.head_dim = shape.head_dim;
   layout.head_stride = cell;
-  layout.page_stride = cell * shape.kv_heads;
+  layout.page_stride = cell * heads.count;
   for (uint32_t layer = 0; layer < shape.layers; ++layer) {
     layout.layer_offset.push_back(layer * pages * layout.page_stride);
   }
@@ -92,8 +99,11 @@ struct EngineMemory {
   std::unique_ptr<RankMemory> rank;
 
   EngineMemory(const ModelShape& shape, uint32_t page_tokens, uint64_t pages, Form form,
-               bool direct) {
-    PageLayout layout = MakeLayout(shape, page_tokens, pages, form);
+               bool direct)
+      : EngineMemory(shape, page_tokens, pages, form, direct, {0, shape.kv_heads}) {}
+  EngineMemory(const ModelShape& shape, uint32_t page_tokens, uint64_t pages, Form form,
+               bool direct, Heads heads) {
+    PageLayout layout = MakeLayout(shape, page_tokens, pages, form, heads);
     bytes.resize(layout.page_stride * pages * shape.layers);
     rank = RankMemory::Create(shape, std::move(layout),
                               std::make_unique<LocalDevice>(bytes, direct), uint64_t{5} << 20)
@@ -121,7 +131,8 @@ struct EngineMemory {
   }
 };
 
-// True when the two page tables hold the same values for tokens [first, tokens).
+// True when the two page tables hold the same values for tokens [first, tokens), in the heads of
+// rank `a`.
 inline bool SameTokens(const EngineMemory& a, const std::vector<uint32_t>& a_pages,
                        const EngineMemory& b, const std::vector<uint32_t>& b_pages, uint32_t first,
                        uint32_t tokens) {
@@ -130,7 +141,8 @@ inline bool SameTokens(const EngineMemory& a, const std::vector<uint32_t>& a_pag
   const uint32_t b_size = b.rank->layout().page_tokens;
   for (uint32_t token = first; token < tokens; ++token) {
     for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-      for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+      for (uint32_t i = 0; i < a.rank->layout().heads; ++i) {
+        const uint32_t head = a.rank->layout().first_head + i;
         for (uint32_t dim = 0; dim < shape.head_dim; ++dim) {
           for (const bool v : {false, true}) {
             if (a.Value(a_pages[token / a_size], layer, head, v, token % a_size, dim) !=
