@@ -47,7 +47,8 @@ void AddFetchRows(const Metrics& metrics, RowList& rows) {
       "(miss), or no answer from the store (error).",
       "result", metrics.lookups);
   rows.Add("shadowserve_fetch_tokens_total", MetricType::kCounter,
-           "Prompt tokens whose KV was written into an engine's pages.", metrics.fetch_tokens);
+           "Prompt tokens whose KV was written into an engine's pages; each rank counts its own.",
+           metrics.fetch_tokens);
   rows.AddEach("shadowserve_fetch_requests_total", MetricType::kCounter,
                "Loads that ended, one per attempt and rank, by how they ended.", "result",
                metrics.fetch_requests);
@@ -80,11 +81,13 @@ void AddMemoryAndSaveRows(const Metrics& metrics, RowList& rows) {
   }
   rows.AddEach("shadowserve_saves_total", MetricType::kCounter,
                "Chunks that an engine offered and that are in the store now: written (stored), or "
-               "there before (present).",
+               "there before (present); each rank counts its own.",
                "result", metrics.saves);
-  rows.AddEach("shadowserve_saves_dropped_total", MetricType::kCounter,
-               "Chunks that an engine offered and that were not stored, by reason.", "reason",
-               metrics.saves_dropped);
+  rows.AddEach(
+      "shadowserve_saves_dropped_total", MetricType::kCounter,
+      "Chunks that an engine offered and that were not stored, by reason; each rank counts "
+      "its own.",
+      "reason", metrics.saves_dropped);
   rows.AddEach("shadowserve_corrupt_total", MetricType::kCounter,
                "Stored objects that failed a check and were treated as absent, by what was wrong.",
                "reason", metrics.corrupt);
