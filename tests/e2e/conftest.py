@@ -1,12 +1,14 @@
 """Engines and data plane that the scenarios share: an engine takes tens of seconds to start.
 
 Counted: `engine` (pages of 128 tokens), `other_engine` (pages of 32, little memory, another hash seed), the one
-of `fence` (a data plane and a store of its own, short deadline) and one more for each test that needs a fresh one; the whole folder stays under the limit of 12.
+of `fence` (a data plane and a store of its own, short deadline), the one of two ranks in test_tensor_parallel.py, and one
+more for each test that needs a fresh one; the whole folder stays under the limit of 12.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from dataplane import DataPlane
 from engine import Engine
 from make_model import write_model
+from redis_server import RedisServer
 from rig import MODEL, PLANE_CORES, Rig, make_engine
 
 NOBODY = 65534
@@ -26,6 +29,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_model(folder, MODEL)
     return folder
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt: redis-server)")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -151,16 +151,16 @@ class DataPlane:
             self._restart(*before)
 
     def _restart(self, store: str, environment: dict[str, str]) -> None:
-        engines = int(self.metric("shadowserve_sessions", role="scheduler"))
+        sessions = self.metric("shadowserve_sessions")
         self.kill()  # quicker than stop(), and the engines find the next one sooner
         self.store = store
         self._environment = environment
         self.start()
-        self.wait_for_engines(engines)
+        self.wait_for_sessions(sessions)
 
-    def wait_for_engines(self, count: int = 1) -> None:
-        """Until the sessions of that many engines of one worker each are there."""
-        self.wait_until(lambda: self.metric("shadowserve_sessions") >= 2 * count)
+    def wait_for_sessions(self, count: float = 2) -> None:
+        """Until that many are there: an engine has one, and one more for each of its workers."""
+        self.wait_until(lambda: self.metric("shadowserve_sessions") >= count)
 
     def verify(self) -> dict[str, Any]:
         """What `shadowctl verify` finds in the store; fails unless it says the same by its exit status."""

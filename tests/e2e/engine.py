@@ -56,6 +56,7 @@ class EngineOptions:
     connector_module: str = "shadowserve.connector"
     failure_policy: str = "recompute"
     embeddings: bool = False  # takes prompts as embeddings, too
+    tensor_parallel: int = 1  # worker processes, each with its share of the heads
 
 
 class Engine:
@@ -139,8 +140,13 @@ class Engine:
         self._call("abort", request_id=request_id).result(60)
 
     def worker(self, method: str, *arguments: Any) -> Any:
-        """Calls a method of worker_probe.PageProbe in the worker, between two steps."""
-        return self._call("worker", method=method, arguments=list(arguments)).result(120)
+        """Calls a method of worker_probe.PageProbe in the worker, between two steps; in all of them when
+        there are several, and returns the first one's answer."""
+        return self.workers(method, *arguments)[0]
+
+    def workers(self, method: str, *arguments: Any) -> list[Any]:
+        """The same, and all answers, by rank."""
+        return list(self._call("workers", method=method, arguments=list(arguments)).result(120))
 
     def preemptions(self) -> int:
         """Requests that were preempted since the start."""
@@ -194,7 +200,7 @@ class Engine:
             "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(Path(__file__).parent)]),
             "PYTHONHASHSEED": self.options.hash_seed,
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(max(1, len(self.options.cores))),
+            "OMP_NUM_THREADS": str(max(1, len(self.options.cores) // self.options.tensor_parallel)),
             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "INFO"),
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -270,6 +276,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "max_num_batched_tokens": options.step_tokens,
         "max_num_seqs": options.max_requests,
         "enable_prefix_caching": options.prefix_caching,
+        "tensor_parallel_size": options.tensor_parallel,
         "worker_extension_cls": "worker_probe.PageProbe",
         "seed": 0,
     }

@@ -123,8 +123,8 @@ class Server:
     async def do_abort(self, request_id: str) -> None:
         await self._engine.abort(request_id)
 
-    async def do_worker(self, method: str, arguments: list[Any]) -> Any:
-        return (await self._engine.collective_rpc(method, args=tuple(arguments)))[0]
+    async def do_workers(self, method: str, arguments: list[Any]) -> list[Any]:
+        return list(await self._engine.collective_rpc(method, args=tuple(arguments)))
 
     async def do_reset(self, connector: bool) -> bool:
         return bool(await self._engine.reset_prefix_cache(reset_connector=connector))

@@ -50,6 +50,13 @@ class RedisServer:
             connection.sendall((" ".join(command) + "\r\n").encode())
             return connection.makefile().readline().strip()
 
+    def keys(self, pattern: str) -> list[str]:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(f"KEYS {pattern}\r\n".encode())
+            reply = connection.makefile()
+            count = int(reply.readline()[1:])
+            return [reply.readline().strip() for _ in range(2 * count)][1::2]  # each has its length in front
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 

@@ -38,7 +38,7 @@ class Rig:
         """Computes the prompt, waits until its chunks are in the store. The reference for later hits."""
         before = self.plane.chunks_settled()
         answer = self.engine.generate(tokens, output, salt=salt)
-        self.plane.wait_for_chunks(before + len(tokens) // 256)
+        self.plane.wait_for_chunks(before + len(tokens) // 256 * self.engine.options.tensor_parallel)
         return answer
 
     def forget(self) -> None:

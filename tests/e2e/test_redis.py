@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,31 +14,11 @@ from rig import OUTPUT_TOKENS, Rig, prompt
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed (apt: redis-server)")
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture
 def redis_rig(rig: Rig, redis: RedisServer) -> Iterator[Rig]:
     """The session's engine and data plane, for one test on the Redis server."""
-    before = rig.plane.store
-    assert rig.plane.stop() == 0
-    rig.plane.store = redis.url
-    rig.plane.start()
-    try:
-        rig.plane.wait_until(lambda: rig.plane.metric("shadowserve_sessions") >= 2)
+    with rig.plane.serving(store=redis.url):
         yield rig
-    finally:
-        rig.plane.stop()
-        rig.plane.store = before
-        rig.plane.start()
-        rig.plane.wait_until(lambda: rig.plane.metric("shadowserve_sessions") >= 2)
 
 
 def expect_plain(rig: Rig, tokens: list[int], reference: object, seconds: float) -> None:

@@ -148,7 +148,7 @@ def test_damage_behind_the_back_of_a_stopped_data_plane_is_noticed(other_rig: Ri
     ):
         damage(path)
     other_rig.plane.start()
-    other_rig.plane.wait_for_engines()
+    other_rig.plane.wait_for_sessions()
     found = other_rig.plane.verify()
     assert found["damaged_count"] == 4
     wait_for_hit(other_rig, tokens, 768, reference)
