@@ -5,6 +5,7 @@
   ctest    the release build's C++ tests
   asan     module tests of what reads hostile bytes and lends buffers, under AddressSanitizer and UBSan
   tsan     module tests of what has threads, under ThreadSanitizer
+  aarch64  cross-build up to the pipeline; tests of formats, codecs and kernels under qemu
   fuzz     every fuzzer, for some seconds each
   python   unit tests of the connector
   e2e      a real vLLM on a real data plane
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +35,8 @@ BIN = Path(sys.executable).parent
 # gRPC is not built for sanitizers: `rpc`, `server`, `app` and `cli` are tested in the release build only.
 ASAN_MODULES = ("format", "mem", "store", "codec", "quant", "pipeline", "client")
 TSAN_MODULES = ("flow", "pipeline", "client")
+# What runs on any core alike. The pipeline's tests have clocks, which qemu makes slow: built only.
+AARCH64_MODULES = ("format", "codec", "quant")
 
 
 @dataclass
@@ -40,6 +45,7 @@ class Counts:
     failed: int = 0
     skipped: int = 0
     problems: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)  # why a whole step was skipped
 
     def record(self, name: str, good: bool) -> None:
         if good:
@@ -47,6 +53,10 @@ class Counts:
         else:
             self.failed += 1
             self.problems.append(name)
+
+    def skip(self, reason: str) -> None:
+        self.skipped += 1
+        self.reasons.append(reason)
 
 
 def run(log: Path, command: list[str], environment: dict[str, str] | None = None, timeout_s: float = 3600) -> int:
@@ -111,7 +121,15 @@ def ctest(counts: Counts, log: Path, _: argparse.Namespace) -> None:
     read_junit(results, counts, "ctest")
 
 
-def sanitizer(preset: str, modules: tuple[str, ...], environment: dict[str, str]) -> Callable[..., None]:
+def module_tests(
+    preset: str,
+    modules: tuple[str, ...],
+    environment: dict[str, str] | None = None,
+    runner: tuple[str, ...] = (),
+    libraries: tuple[str, ...] = (),
+) -> Callable[..., None]:
+    """A step: builds the modules' tests, and `libraries`, with `preset` and runs the tests."""
+
     def results_of(program: str) -> Path:
         return OUT / f"{preset}-{program}.xml"
 
@@ -119,13 +137,13 @@ def sanitizer(preset: str, modules: tuple[str, ...], environment: dict[str, str]
         for old in OUT.glob(f"{preset}-*.log"):
             old.unlink()
         programs = [f"{module}_test" for module in modules if any((ROOT / "src" / module).glob("*_test.cc"))]
-        if run(log, ["scripts/build.sh", preset, *programs]) != 0:
+        if run(log, ["scripts/build.sh", preset, *programs, *libraries]) != 0:
             counts.record(f"build {preset}", False)
             return
 
         def start(program: str) -> int:
             results_of(program).unlink(missing_ok=True)
-            command = [f"build/{preset}/bin/{program}", f"--gtest_output=xml:{results_of(program)}"]
+            command = [*runner, f"build/{preset}/bin/{program}", f"--gtest_output=xml:{results_of(program)}"]
             return run(OUT / f"{preset}-{program}.log", command, environment, timeout_s=600)
 
         # Two at a time: the longest ones mostly wait for time-outs.
@@ -139,6 +157,27 @@ def sanitizer(preset: str, modules: tuple[str, ...], environment: dict[str, str]
                 counts.record(f"{preset} {program}: exit status {status}", False)
 
     return step
+
+
+def aarch64(counts: Counts, log: Path, arguments: argparse.Namespace) -> None:
+    """Skipped where there is no cross-compiler, no qemu, or no source of arm64 libraries."""
+    if platform.machine() == "aarch64":
+        counts.skip("this machine is aarch64: the other steps ran on it")
+        return
+    missing = [tool for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(tool) is None]
+    if missing:
+        counts.skip(f"not installed: {', '.join(missing)}")
+        return
+    status = run(log, ["scripts/aarch64_sysroot.sh"])
+    if status == 2:
+        counts.skip(log.read_text().splitlines()[-1])
+    elif status != 0:
+        counts.record("libraries for aarch64", False)
+    else:
+        build_and_run = module_tests(
+            "aarch64", AARCH64_MODULES, runner=("scripts/run_aarch64.sh",), libraries=("ss_pipeline",)
+        )
+        build_and_run(counts, log, arguments)
 
 
 def fuzz(counts: Counts, log: Path, arguments: argparse.Namespace) -> None:
@@ -170,8 +209,13 @@ def pytest(folder: str) -> Callable[..., None]:
 STEPS: dict[str, Callable[..., None]] = {
     "lint": lint,
     "ctest": ctest,
-    "asan": sanitizer("asan", ASAN_MODULES, {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}),
-    "tsan": sanitizer("tsan", TSAN_MODULES, {"TSAN_OPTIONS": f"halt_on_error=1 suppressions={ROOT}/tools/tsan.supp"}),
+    "asan": module_tests(
+        "asan", ASAN_MODULES, {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    ),
+    "tsan": module_tests(
+        "tsan", TSAN_MODULES, {"TSAN_OPTIONS": f"halt_on_error=1 suppressions={ROOT}/tools/tsan.supp"}
+    ),
+    "aarch64": aarch64,
     "fuzz": fuzz,
     "python": pytest("python/tests"),
     "e2e": pytest("tests/e2e"),
@@ -199,6 +243,8 @@ def main() -> int:
         print(
             f"test: {name}: {counts.passed} passed, {counts.failed} failed{skipped} in {time.monotonic() - start:.0f} s"
         )
+        for reason in counts.reasons:
+            print(f"  skipped: {reason}")
         for problem in counts.problems:
             print(f"  failed: {problem}")
         if counts.failed:

@@ -18,7 +18,8 @@ fingerprint() {
 
 missing_packages() {
   local wanted present
-  wanted=$(grep -v '^#' scripts/apt-packages.txt | sort)
+  wanted=$(grep -v '^#' scripts/apt-packages.txt |
+    awk -v here="[$(dpkg --print-architecture)]" 'NF == 1 || $2 == here { print $1 }' | sort)
   # shellcheck disable=SC2086
   present=$(dpkg-query -W -f='${db:Status-Abbrev}${binary:Package}\n' $wanted 2>/dev/null |
     sed -n 's/^ii *//p' | sed 's/:.*//' | sort)
