@@ -1,6 +1,8 @@
 #include "app/config.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +15,7 @@
 namespace shadowserve {
 namespace {
 
+constexpr size_t kListenUidsMax = 64;
 constexpr int kCpuMax = 1023;  // CPU_SETSIZE - 1: what sched_setaffinity's fixed set takes
 
 Status Invalid(std::string message) {
@@ -67,6 +70,30 @@ Status SetListenMode(Config& config, std::string_view text) {
   }
   config.listen_mode = mode;
   return OkStatus();
+}
+
+// "1000,1001"; "any"
+Status SetListenUids(Config& config, std::string_view text) {
+  std::vector<uint32_t> uids;
+  const bool any = text == "any";
+  for (size_t start = 0; !any && !text.empty() && start <= text.size();) {
+    const size_t comma = std::min(text.find(',', start), text.size());
+    if (!ParseWhole(text.substr(start, comma - start), uids.emplace_back()) ||
+        uids.size() > kListenUidsMax) {
+      return Invalid(
+          fmt::format("'{}' is neither any nor a list of up to {} uids "
+                      "(example: 1000,1001)",
+                      text, kListenUidsMax));
+    }
+    start = comma + 1;
+  }
+  config.listen_any_uid = any;
+  config.listen_uids = std::move(uids);
+  return OkStatus();
+}
+
+std::string ShowListenUids(const Config& config) {
+  return config.listen_any_uid ? "any" : fmt::format("{}", fmt::join(config.listen_uids, ","));
 }
 
 // "1,3-4" -> 1, 3, 4
@@ -186,11 +213,13 @@ std::string_view ShowLogLevel(LogLevel level) {
 }
 
 // clang-format off
-constexpr std::array<ConfigKey, 18> kKeys = {{
+constexpr std::array<ConfigKey, 19> kKeys = {{
     {"", "listen", ValueType::kText, "", "control address: unix:///path or tcp://host:port", "--listen",
      SetListen, [](const Config& c) { return c.listen; }},
-    {"", "listen_mode", ValueType::kMode, "octal permissions", "who may connect to the unix socket: its owner and group by default", "",
+    {"", "listen_mode", ValueType::kMode, "octal permissions", "of the unix socket's file: who may open it; its owner by default", "",
      SetListenMode, [](const Config& c) { return fmt::format("{:04o}", c.listen_mode); }},
+    {"", "listen_uids", ValueType::kText, "user ids", "users that the unix socket serves beside its owner and root, for example 1000,1001; any: all that can open it", "",
+     SetListenUids, ShowListenUids},
     {"", "cores", ValueType::kText, "CPU list", "CPUs of the data path, for example 1,3-4; empty: no pinning", "--cores",
      SetCores, ShowCores},
     {"store", "url", ValueType::kText, "", "disk:///dir?capacity=10GiB, memory://?capacity=1GiB, redis://host:port, rediss://, "
@@ -234,6 +263,22 @@ constexpr std::array<ConfigKey, 18> kKeys = {{
      [](const Config& c) { return std::string(ShowLogLevel(c.log_level)); }},
 }};
 // clang-format on
+
+// A setting that could never let anybody in, or keep anybody out, is a mistake.
+Status CheckListen(const Config& config) {
+  const bool named = config.listen_any_uid || !config.listen_uids.empty();
+  if (named && !config.listen.starts_with("unix:")) {
+    return Invalid("listen_uids: only a unix:// address knows its clients' users");
+  }
+  for (const uint32_t uid : config.listen_uids) {
+    if (uid == 0 || uid == geteuid() || (config.listen_mode & 0022) != 0) continue;
+    return Invalid(
+        fmt::format("listen_uids: user {} cannot open a socket of mode {:04o}; set listen_mode to "
+                    "0660 (its group) or 0666 (all users)",
+                    uid, config.listen_mode));
+  }
+  return OkStatus();
+}
 
 }  // namespace
 
@@ -286,6 +331,7 @@ std::string_view ValueTypeName(ValueType type) {
 }
 
 Status CheckConfig(const Config& config) {
+  SS_TRY(CheckListen(config));
   if (config.slab_budget / config.slab_size < 4) {
     return Invalid(fmt::format(
         "memory.slab_budget: {} holds fewer than four slabs of {} (memory.slab_size): two for "

@@ -27,7 +27,9 @@ namespace shadowserve {
 
 struct Config {
   std::string listen = "unix:///run/shadowserve.sock";
-  uint32_t listen_mode = 0660;
+  uint32_t listen_mode = 0600;
+  std::vector<uint32_t> listen_uids;  // beside this user and root
+  bool listen_any_uid = false;        // whoever listen_mode lets in
   // In memory by default: it works everywhere without a directory to choose, and nothing derived
   // from users' prompts reaches a disk unless somebody asked for it.
   std::string store_url = "memory://?capacity=1GiB";

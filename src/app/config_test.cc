@@ -16,6 +16,7 @@
 namespace shadowserve {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -152,6 +153,27 @@ TEST_F(ConfigTest, SizesAndModesAreTakenAsTextAndAsIntegers) {
   EXPECT_EQ(config.listen_mode, 0600U);
   EXPECT_EQ(config.slab_budget, 64 * kMiB);
   EXPECT_EQ(config.slab_size, 8 * kMiB);
+}
+
+TEST_F(ConfigTest, TakesUsersOfTheSocketByNumberOrAll) {
+  const Config defaults = Load({});
+  EXPECT_EQ(defaults.listen_mode, 0600U);
+  EXPECT_TRUE(defaults.listen_uids.empty());
+  EXPECT_FALSE(defaults.listen_any_uid);
+  const Config some =
+      Load({"--config", File("listen_mode = '0660'\nlisten_uids = '1000,70000'\n")});
+  EXPECT_THAT(some.listen_uids, ElementsAre(1000U, 70000U));
+  EXPECT_TRUE(Load({"--config", File("listen_uids = 'any'\n")}).listen_any_uid);
+  for (const std::string text : {",", "1,", "-1", "alice", "1 2", "4294967296", "any,1"}) {
+    EXPECT_THAT(Error({}, {{"SHADOWSERVE_LISTEN_UIDS", text}}), HasSubstr("uids")) << text;
+  }
+}
+
+TEST_F(ConfigTest, RefusesUsersThatCouldNeverConnect) {
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_LISTEN_UIDS", std::to_string(geteuid() + 1)}}),
+              HasSubstr("cannot open a socket of mode 0600; set listen_mode"));
+  EXPECT_THAT(Error({"--listen", "tcp://127.0.0.1:0"}, {{"SHADOWSERVE_LISTEN_UIDS", "any"}}),
+              HasSubstr("listen_uids: only a unix:// address"));
 }
 
 TEST_F(ConfigTest, TakesACipherOnlyWithKeys) {

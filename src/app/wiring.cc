@@ -1,6 +1,8 @@
 #include "app/wiring.h"
 
 #include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <utility>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "base/metrics.h"
 #include "flow/affinity.h"
 #include "pipeline/data_plane.h"
+#include "rpc/unix_socket.h"
 #include "server/control_server.h"
 #include "server/engines.h"
 #include "server/side_channel.h"
@@ -23,6 +26,15 @@ namespace {
 
 // How long loads under way may take to finish at SIGTERM.
 constexpr int64_t kDrainNs = 5 * kNsPerSecond;
+
+// Connections to the control socket that wait to be accepted.
+constexpr int kBacklog = 64;
+
+AllowedUids Uids(const Config& config) {
+  AllowedUids allowed{config.listen_any_uid, {0, geteuid()}};
+  allowed.uids.insert(allowed.uids.end(), config.listen_uids.begin(), config.listen_uids.end());
+  return allowed;
+}
 
 Result<uint64_t> RandomIncarnation() {
   uint64_t value = 0;
@@ -65,9 +77,18 @@ class WiredDaemon final : public Daemon {
     engines_ = std::make_unique<Engines>(engine_options, &metrics_, &clock_);
     SS_TRY(StartPlane(config, control_path_only, std::move(store)));
     SS_TRY(StartMetrics(config));
-    if (!listen.path.empty()) SS_TRY(ClaimSocketPath(listen.path));
-    SS_TRY(StartSide(side_options));
-    SS_TRY_ASSIGN(server_, ControlServer::Start({listen, config.listen_mode}, std::move(facts),
+    ControlServer::Options server_options;
+    server_options.listen = listen;
+    server_options.uids = Uids(config);
+    if (!listen.path.empty()) {
+      // First of all sockets: who connects waits until the rest is there.
+      Result<std::unique_ptr<UnixListener>> listener = UnixListener::Listen(
+          {listen.path, SOCK_STREAM, static_cast<mode_t>(config.listen_mode), kBacklog});
+      if (!listener.ok()) return std::move(listener).status().WithContext("listen");
+      server_options.listener = std::move(listener).value();
+    }
+    SS_TRY(StartSide(side_options, server_options.uids));
+    SS_TRY_ASSIGN(server_, ControlServer::Start(std::move(server_options), std::move(facts),
                                                 engines_.get(), plane_.get(), &metrics_, &clock_));
     return OkStatus();
   }
@@ -102,9 +123,9 @@ class WiredDaemon final : public Daemon {
   }
 
   // Before the first session can come, which may ask for it.
-  Status StartSide(const SideServerOptions& options) {
+  Status StartSide(const SideServerOptions& options, const AllowedUids& uids) {
     if (options.path.empty()) return OkStatus();
-    SS_TRY_ASSIGN(side_, SideChannel::Start(options));
+    SS_TRY_ASSIGN(side_, SideChannel::Start(options, uids));
     engines_->Bind(plane_.get(), side_.get());
     return OkStatus();
   }

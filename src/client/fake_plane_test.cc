@@ -33,6 +33,7 @@ class FakePlane::Service final : public v1::Control::Service {
   grpc::Status Session(grpc::ServerContext* context, ServerStream* stream) override {
     v1::ClientMessage hello;
     if (!stream->Read(&hello)) return grpc::Status::OK;
+    if (!script_.deny.empty()) return {grpc::StatusCode::PERMISSION_DENIED, script_.deny};
     v1::ServerMessage reply;
     reply.mutable_hello_reply()->set_status(script_.refuse_status);
     reply.mutable_hello_reply()->set_message(script_.refuse_message);

@@ -40,6 +40,7 @@ class FakePlane {
     std::string side_socket;
     uint32_t refuse_status = 0;
     std::string refuse_message;
+    std::string deny;  // not empty: no answer to hello, the stream ends with PERMISSION_DENIED
     bool read = true;  // false: after the hello, messages are left unread
   };
 

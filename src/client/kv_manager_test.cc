@@ -165,6 +165,16 @@ TEST_F(Manager, TellsWhyItWasRefused) {
   EXPECT_EQ(ready.status().message(), "profile 'q8' takes bf16 or fp16: choose lossless");
 }
 
+TEST_F(Manager, TellsThatItsUserMayNotConnect) {
+  FakePlane::Script script;
+  script.deny = "this user may not";
+  StartPlane(script);
+  StartManager(Options());
+  const Result<bool> ready = manager_->WaitReady(30);
+  ASSERT_FALSE(ready.ok());
+  EXPECT_EQ(ready.status().message(), "this user may not");
+}
+
 TEST_F(Manager, RefusesOptionsThatCanNeverWorkNamingThem) {
   KvManagerOptions options = Options();
   options.page_tokens = 100;

@@ -165,8 +165,17 @@ bool Session::Connect(Stream* stream, std::string* error) {
   }
   stream->calls = stream->stub->Session(&stream->context);
   v1::ServerMessage answer;
-  if (!stream->calls->Write(hello) || !stream->calls->Read(&answer) || !answer.has_hello_reply()) {
-    *error = "no answer";
+  if (!stream->calls->Write(hello) || !stream->calls->Read(&answer)) {
+    const grpc::Status end = stream->calls->Finish();
+    stream->calls.reset();
+    *error = end.ok() ? "no answer" : end.error_message();
+    if (end.error_code() == grpc::StatusCode::PERMISSION_DENIED) {
+      Refuse(Status(StatusCode::kUnsupported, end.error_message()));
+    }
+    return false;
+  }
+  if (!answer.has_hello_reply()) {
+    *error = "the answer is no HelloReply";
     return false;
   }
   const v1::HelloReply& reply = answer.hello_reply();

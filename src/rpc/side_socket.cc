@@ -47,18 +47,6 @@ Status SystemError(std::string_view what, int error) {
                 fmt::format("side socket: {}: {}", what, std::strerror(error)));
 }
 
-Result<sockaddr_un> MakeAddress(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return Status(StatusCode::kInvalidArgument,
-                  fmt::format("side socket: path '{}' must have 1 to {} bytes", path,
-                              sizeof(address.sun_path) - 1));
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
 // One message with at most one descriptor.
 ssize_t SendMessage(int socket, std::span<const std::byte> bytes, int fd) {
   iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
@@ -118,36 +106,6 @@ Received ReceiveMessage(int socket, std::span<std::byte> bytes) {
   return received;
 }
 
-Result<UniqueFd> NewSocket(int extra_flags) {
-  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | extra_flags, 0));
-  if (!fd.valid()) return SystemError("socket", errno);
-  return fd;
-}
-
-// The socket file of a data plane that was killed stays behind: removed only if nobody listens.
-Status RemoveStaleSocket(const std::string& path, const sockaddr_un& address) {
-  struct stat info {};
-  if (::lstat(path.c_str(), &info) != 0) {
-    return errno == ENOENT ? OkStatus() : SystemError(path, errno);
-  }
-  if (!S_ISSOCK(info.st_mode)) {
-    return Status(StatusCode::kInvalidArgument,
-                  fmt::format("side socket: {} exists and is no socket: remove it", path));
-  }
-  SS_TRY_ASSIGN(UniqueFd probe, NewSocket(SOCK_NONBLOCK));
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
-      errno == EAGAIN) {
-    return Status(StatusCode::kUnavailable,
-                  fmt::format("side socket: another process listens on {}: stop it", path));
-  }
-  if (errno != ECONNREFUSED && errno != EPROTOTYPE) return SystemError(path, errno);
-  if (errno == EPROTOTYPE) {
-    return Status(StatusCode::kInvalidArgument,
-                  fmt::format("side socket: {} is another kind of socket: remove it", path));
-  }
-  return ::unlink(path.c_str()) == 0 ? OkStatus() : SystemError(path, errno);
-}
-
 }  // namespace
 
 SideToken MakeSideToken() {
@@ -190,39 +148,17 @@ Result<std::unique_ptr<SideServer>> SideServer::Listen(SideServerOptions options
 }
 
 Status SideServer::Open() {
-  SS_TRY_ASSIGN(const sockaddr_un address, MakeAddress(options_.path));
   SS_TRY_ASSIGN(pidfd_, OpenPidfd(::getpid()));
-  SS_TRY(RemoveStaleSocket(options_.path, address));
-  SS_TRY_ASSIGN(listener_, NewSocket(SOCK_NONBLOCK));
-  // Before bind, so that the file never has wider rights; after it, because umask cuts them.
-  if (::fchmod(listener_.get(), options_.mode) != 0) return SystemError("fchmod", errno);
-  if (::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return SystemError(options_.path, errno);
-  }
-  struct stat info {};
-  if (::chmod(options_.path.c_str(), options_.mode) != 0 ||
-      ::lstat(options_.path.c_str(), &info) != 0) {
-    return SystemError(options_.path, errno);
-  }
-  file_device_ = info.st_dev;
-  file_inode_ = info.st_ino;
-  if (::listen(listener_.get(), static_cast<int>(kPendingMax)) != 0) {
-    return SystemError("listen", errno);
-  }
+  Result<std::unique_ptr<UnixListener>> listener = UnixListener::Listen(
+      {options_.path, SOCK_SEQPACKET, options_.mode, static_cast<int>(kPendingMax)});
+  if (!listener.ok()) return std::move(listener).status().WithContext("side socket");
+  listener_ = std::move(listener).value();
   timer_.Reset(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
   if (!timer_.valid()) return SystemError("timerfd", errno);
   epoll_.Reset(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_.valid()) return SystemError("epoll", errno);
-  SS_TRY(Watch(listener_.get(), kListenerTag));
+  SS_TRY(Watch(listener_->fd(), kListenerTag));
   return Watch(timer_.get(), kTimerTag);
-}
-
-SideServer::~SideServer() {
-  struct stat info {};
-  if (file_inode_ != 0 && ::lstat(options_.path.c_str(), &info) == 0 &&
-      info.st_dev == file_device_ && info.st_ino == file_inode_) {
-    ::unlink(options_.path.c_str());
-  }
 }
 
 Status SideServer::Watch(int fd, uint64_t tag) {
@@ -252,7 +188,7 @@ void SideServer::HandleEvents(const Accept& accept) {
     } else {
       uint64_t expirations;
       (void)!::read(timer_.get(), &expirations, sizeof(expirations));
-      if (listener_paused_) listener_paused_ = !Watch(listener_.get(), kListenerTag).ok();
+      if (listener_paused_) listener_paused_ = !Watch(listener_->fd(), kListenerTag).ok();
     }
   }
   DropSilent();
@@ -263,14 +199,14 @@ void SideServer::HandleEvents(const Accept& accept) {
 
 void SideServer::AcceptAll() {
   for (size_t i = 0; i < kPendingMax; ++i) {  // the rest at the next call
-    UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    UniqueFd connection(::accept4(listener_->fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (connection.valid()) {
       AddPending(std::move(connection));
       continue;
     }
     if (errno == ECONNABORTED || errno == EINTR) continue;
     if (errno != EAGAIN &&
-        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_.get(), nullptr) == 0) {
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_->fd(), nullptr) == 0) {
       // Out of descriptors or memory: a level-triggered listener would spin until there are some.
       listener_paused_ = true;
     }
@@ -304,17 +240,13 @@ void SideServer::Exchange(Pending& pending, const Accept& accept) {
   if (!received.cut && received.bytes == sizeof(Hello)) {
     std::memcpy(&hello, bytes.data(), sizeof(hello));
     SidePeer peer;
-    ucred who{};
-    socklen_t who_bytes = sizeof(who);
+    const Result<PeerCredentials> who = PeerOf(connection.get());
     if (hello.magic == kMagic && hello.version != kVersion) {
       answer.status = static_cast<uint32_t>(StatusCode::kUnsupported);
     } else if (hello.magic == kMagic && hello.fd_count <= 1 &&
-               received.fd_count == hello.fd_count &&
-               ::getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &who, &who_bytes) == 0) {
+               received.fd_count == hello.fd_count && who.ok()) {
       peer.token = hello.token;
-      peer.pid = who.pid;
-      peer.uid = who.uid;
-      peer.gid = who.gid;
+      peer.who = *who;
       peer.memory_fd = std::move(received.first_fd);
       answer.status = static_cast<uint32_t>(accept(std::move(peer)).code());
     }
@@ -339,8 +271,8 @@ void SideServer::ArmTimer() {
 
 Result<SideAnswer> ExchangeSide(const std::string& path, const SideToken& token, int memory_fd,
                                 int timeout_ms) {
-  SS_TRY_ASSIGN(const sockaddr_un address, MakeAddress(path));
-  SS_TRY_ASSIGN(const UniqueFd connection, NewSocket(0));
+  SS_TRY_ASSIGN(const sockaddr_un address, UnixAddress(path));
+  SS_TRY_ASSIGN(const UniqueFd connection, NewUnixSocket(SOCK_SEQPACKET));
   const timeval timeout{timeout_ms / 1000, (timeout_ms % 1000) * 1000};
   if (timeout_ms <= 0 ||
       ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) != 0 ||
@@ -378,12 +310,8 @@ Result<SideAnswer> ExchangeSide(const std::string& path, const SideToken& token,
     return Status(static_cast<StatusCode>(answer.status),
                   fmt::format("side socket {}: the data plane refused", path));
   }
-  ucred who{};
-  socklen_t who_bytes = sizeof(who);
-  if (::getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &who, &who_bytes) != 0) {
-    return failed("SO_PEERCRED", errno);
-  }
-  return SideAnswer{answer.incarnation, who.pid, std::move(received.first_fd)};
+  SS_TRY_ASSIGN(const PeerCredentials data_plane, PeerOf(connection.get()));
+  return SideAnswer{answer.incarnation, data_plane.pid, std::move(received.first_fd)};
 }
 
 }  // namespace shadowserve

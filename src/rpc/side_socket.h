@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "rpc/unix_socket.h"
 
 namespace shadowserve {
 
@@ -34,13 +35,10 @@ SideToken MakeSideToken();
 // Where the side socket of a control socket is: "<control socket>.mem".
 std::string SideSocketPath(std::string_view control_socket_path);
 
-// One engine worker that said hello. Who it is comes from the kernel (SO_PEERCRED), as of its
-// connect.
+// One engine worker that said hello.
 struct SidePeer {
   SideToken token{};
-  pid_t pid = 0;  // 0: it lives in a pid namespace that is not visible from here
-  uid_t uid = 0;
-  gid_t gid = 0;
+  PeerCredentials who;
   UniqueFd memory_fd;  // invalid when it brought none. Unchecked: it can be any kind of file
 };
 
@@ -63,8 +61,6 @@ class SideServer {
   // file is there; kUnavailable: somebody listens, or the system refuses; kUnsupported: no pidfd
   // here.
   static Result<std::unique_ptr<SideServer>> Listen(SideServerOptions options);
-  // Removes the socket file if it is still this server's.
-  ~SideServer();
   SideServer(const SideServer&) = delete;
   SideServer& operator=(const SideServer&) = delete;
 
@@ -95,11 +91,9 @@ class SideServer {
 
   SideServerOptions options_;
   UniqueFd epoll_;
-  UniqueFd listener_;
+  std::unique_ptr<UnixListener> listener_;
   UniqueFd timer_;
   UniqueFd pidfd_;
-  uint64_t file_device_ = 0;  // of the socket file that Listen made
-  uint64_t file_inode_ = 0;
   bool listener_paused_ = false;  // out of descriptors: looked at again by the timer
   std::array<Pending, kPendingMax> pending_;
 };

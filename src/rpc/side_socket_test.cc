@@ -158,8 +158,8 @@ TEST_F(SideSocketTest, HandsOverTheMemoryAndAnswersWithIncarnationAndPidfd) {
   EXPECT_TRUE(IsCloseOnExec(answer->data_plane_pidfd.get()));
   ASSERT_EQ(peers_.size(), 1u);
   EXPECT_EQ(peers_[0].token, token);
-  EXPECT_EQ(peers_[0].pid, ::getpid());
-  EXPECT_EQ(peers_[0].uid, ::getuid());
+  EXPECT_EQ(peers_[0].who.pid, ::getpid());
+  EXPECT_EQ(peers_[0].who.uid, ::getuid());
   struct stat info {};
   ASSERT_EQ(::fstat(peers_[0].memory_fd.get(), &info), 0);
   EXPECT_EQ(info.st_size, 12345);

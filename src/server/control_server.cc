@@ -1,12 +1,10 @@
 #include "server/control_server.h"
 
 #include <grpcpp/grpcpp.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <future>
 #include <mutex>
 #include <thread>
@@ -17,6 +15,8 @@
 #include "base/version.h"
 #include "rpc/channel.h"
 #include "rpc/control.grpc.pb.h"
+#include "rpc/limits.h"
+#include "server/connection_gate.h"
 #include "server/object_check.h"
 #include "server/session.h"
 
@@ -277,37 +277,43 @@ class Service final : public SessionService {
 
 class GrpcControlServer final : public ControlServer {
  public:
-  GrpcControlServer(const Options& options, std::unique_ptr<Service> service)
-      : options_(options), service_(std::move(service)) {}
+  GrpcControlServer(const Address& listen, std::unique_ptr<Service> service)
+      : listen_(listen), service_(std::move(service)) {}
   ~GrpcControlServer() override { Stop(0); }
 
-  Status Start() {
-    const std::string& path = options_.listen.path;
+  Status Start(std::unique_ptr<UnixListener> listener, AllowedUids uids, const Clock* clock) {
     grpc::ServerBuilder builder;
     // shadowctl's calls are rare: one thread serves them.
     builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
     builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
     builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
-    int port = 0;
-    AddListener(options_.listen, &builder, &port);
     builder.RegisterService(service_.get());
-    // The socket file is born with the right mode: nobody can connect before a chmod.
-    const mode_t old_mask = umask(static_cast<mode_t>(~options_.socket_mode & 0777));
-    server_ = builder.BuildAndStart();
-    umask(old_mask);
-    if (server_ == nullptr || (path.empty() && port == 0)) {
-      return Status(
-          StatusCode::kUnavailable,
-          "listen: cannot listen on " + (path.empty() ? GrpcTarget(options_.listen) : path));
+    int port = 0;
+    std::unique_ptr<ConnectionGate::Acceptor> acceptor;
+    if (listener == nullptr) {
+      AddListener(listen_, &builder, &port);
+    } else {
+      builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+      acceptor = ConnectionGate::AddTo(&builder);
     }
-    address_ = path.empty() ? "tcp://" + options_.listen.tcp.host + ":" + std::to_string(port)
-                            : "unix://" + path;
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || (listener == nullptr && port == 0)) {
+      return Status(StatusCode::kUnavailable, "listen: cannot listen on " + GrpcTarget(listen_));
+    }
+    if (listener == nullptr) {
+      address_ = "tcp://" + listen_.tcp.host + ":" + std::to_string(port);
+      return OkStatus();
+    }
+    address_ = "unix://" + listen_.path;
+    SS_TRY_ASSIGN(gate_, ConnectionGate::Start(std::move(listener), std::move(uids),
+                                               std::move(acceptor), clock));
     return OkStatus();
   }
 
   std::string address() const override { return address_; }
 
   void Stop(int64_t grace_ns) override {
+    gate_.reset();
     if (server_ == nullptr) return;
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::nanoseconds(grace_ns));
     server_->Wait();
@@ -315,38 +321,21 @@ class GrpcControlServer final : public ControlServer {
   }
 
  private:
-  const Options options_;
+  const Address listen_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<ConnectionGate> gate_;  // of a Unix socket
   std::string address_;
 };
 
 }  // namespace
 
-Status ClaimSocketPath(const std::string& path) {
-  struct stat info;
-  if (lstat(path.c_str(), &info) != 0) return OkStatus();
-  if (!S_ISSOCK(info.st_mode)) {
-    return Status(StatusCode::kInvalidArgument, "listen: " + path + " exists and is no socket");
-  }
-  const auto probe = grpc::CreateChannel("unix:" + path, grpc::InsecureChannelCredentials());
-  if (probe->WaitForConnected(std::chrono::system_clock::now() + std::chrono::milliseconds(300))) {
-    return Status(StatusCode::kUnavailable, "listen: another server listens on " + path);
-  }
-  if (unlink(path.c_str()) != 0) {
-    return Status(StatusCode::kUnavailable,
-                  "listen: cannot replace " + path + ": " + std::strerror(errno));
-  }
-  return OkStatus();
-}
-
-Result<std::unique_ptr<ControlServer>> ControlServer::Start(const Options& options,
-                                                            ServerFacts facts, Engines* engines,
-                                                            DataPlane* plane, Metrics* metrics,
-                                                            const Clock* clock) {
+Result<std::unique_ptr<ControlServer>> ControlServer::Start(Options options, ServerFacts facts,
+                                                            Engines* engines, DataPlane* plane,
+                                                            Metrics* metrics, const Clock* clock) {
   auto server = std::make_unique<GrpcControlServer>(
-      options, std::make_unique<Service>(std::move(facts), engines, plane, metrics, clock));
-  SS_TRY(server->Start());
+      options.listen, std::make_unique<Service>(std::move(facts), engines, plane, metrics, clock));
+  SS_TRY(server->Start(std::move(options.listener), std::move(options.uids), clock));
   return std::unique_ptr<ControlServer>(std::move(server));
 }
 

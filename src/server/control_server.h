@@ -12,6 +12,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "pipeline/data_plane.h"
+#include "rpc/unix_socket.h"
 #include "server/engines.h"
 
 namespace shadowserve {
@@ -23,19 +24,16 @@ struct ServerFacts {
   int64_t start_ns = 0;
 };
 
-// Makes way for a Unix socket: removes a stale socket file, refuses one that a live server listens
-// on (kUnavailable) and any other kind of file (kInvalidArgument).
-Status ClaimSocketPath(const std::string& path);
-
 class ControlServer {
  public:
   struct Options {
     Address listen;
-    uint32_t socket_mode = 0660;  // of a Unix socket
+    // Of a Unix socket (null: TCP), and who may connect to it.
+    std::unique_ptr<UnixListener> listener;
+    AllowedUids uids;
   };
-  // Listens. kUnavailable names the address. REQUIRES: the path of a Unix socket was claimed. All
-  // pointers outlive the server.
-  static Result<std::unique_ptr<ControlServer>> Start(const Options& options, ServerFacts facts,
+  // Accepts sessions. kUnavailable names the address. All pointers outlive the server.
+  static Result<std::unique_ptr<ControlServer>> Start(Options options, ServerFacts facts,
                                                       Engines* engines, DataPlane* plane,
                                                       Metrics* metrics, const Clock* clock);
   virtual ~ControlServer() = default;

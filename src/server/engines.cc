@@ -103,7 +103,7 @@ Result<std::unique_ptr<RankMemory>> Engines::OpenRank(const v1::WorkerHello& hel
     }
     SS_TRY_ASSIGN(SidePeer peer, side_->Take(hello.side_token()));
     exported.memory_fd = std::move(peer.memory_fd);
-    exported.pid = peer.pid;
+    exported.pid = peer.who.pid;
   }
   SS_TRY_ASSIGN(std::unique_ptr<KvDevice> device, OpenKvDevice(std::move(exported)));
   SS_TRY_ASSIGN(std::unique_ptr<RankMemory> rank,

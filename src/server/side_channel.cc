@@ -11,8 +11,9 @@
 
 namespace shadowserve {
 
-Result<std::unique_ptr<SideChannel>> SideChannel::Start(SideServerOptions options) {
-  auto channel = std::unique_ptr<SideChannel>(new SideChannel);
+Result<std::unique_ptr<SideChannel>> SideChannel::Start(SideServerOptions options,
+                                                        AllowedUids uids) {
+  auto channel = std::unique_ptr<SideChannel>(new SideChannel(std::move(uids)));
   channel->clock_ = options.clock;
   channel->stop_event_ = UniqueFd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!channel->stop_event_.valid()) {
@@ -41,6 +42,9 @@ void SideChannel::Run() {
 }
 
 Status SideChannel::Keep(SidePeer peer) {
+  if (!uids_.Allows(peer.who.uid)) {
+    return Status(StatusCode::kUnsupported, "the worker's user is not in listen_uids");
+  }
   const std::lock_guard lock(mutex_);
   const int64_t now_ns = clock_->NowNs();
   while (!waiting_.empty() && waiting_.front().since_ns + kPeerWaitNs < now_ns) {

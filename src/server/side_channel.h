@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -26,7 +27,8 @@ class SideChannel {
   static constexpr size_t kPeersMax = 256;
   static constexpr int64_t kPeerWaitNs = 30 * kNsPerSecond;
 
-  static Result<std::unique_ptr<SideChannel>> Start(SideServerOptions options);
+  // Workers of users that are not in `uids` are refused.
+  static Result<std::unique_ptr<SideChannel>> Start(SideServerOptions options, AllowedUids uids);
   ~SideChannel();
 
   // The peer that sent this token, once. kInvalidArgument when there is none.
@@ -37,10 +39,11 @@ class SideChannel {
     SidePeer peer;
     int64_t since_ns = 0;
   };
-  SideChannel() = default;
+  explicit SideChannel(AllowedUids uids) : uids_(std::move(uids)) {}
   void Run();
   Status Keep(SidePeer peer);
 
+  const AllowedUids uids_;
   const Clock* clock_ = nullptr;
   std::unique_ptr<SideServer> server_;
   UniqueFd stop_event_;

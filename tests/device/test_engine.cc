@@ -86,8 +86,8 @@ Result<KvExport> TestEngine::AwaitExport() {
     pollfd entries[2] = {{server_->fd(), POLLIN, 0}, {control_.get(), POLLIN, 0}};
     if (::poll(entries, 2, 30000) <= 0) return Failed("the engine says nothing");
     server_->HandleEvents([&](SidePeer peer) {
-      pid_ = peer.pid;
-      uid = peer.uid;
+      pid_ = peer.who.pid;
+      uid = peer.who.uid;
       token = peer.token;
       memory_ = std::move(peer.memory_fd);
       return OkStatus();

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from dataplane import DAEMON, DataPlane
+from dataplane import CONTROL, DAEMON, DataPlane
 from rig import Rig, prompt
 
 
@@ -30,6 +32,8 @@ REFUSALS = [
     Refusal("option without its value", "--store", ["--store"]),
     Refusal("bad address", "nonsense", ["--listen", "nonsense"]),
     Refusal("address without a port", "--listen: '127.0.0.1'", ["--listen", "tcp://127.0.0.1"]),
+    Refusal("users that are none", "SHADOWSERVE_LISTEN_UIDS", environment={"SHADOWSERVE_LISTEN_UIDS": "alice"}),
+    Refusal("users that could never connect", "listen_mode", config='listen_uids = "70000"\n'),
     Refusal("bad metrics address", "--metrics", ["--metrics", "nowhere"]),
     Refusal("bad log level", "loud", ["--log-level", "loud"]),
     Refusal("CPU list that is none", "3-1", ["--cores", "3-1"]),
@@ -92,6 +96,27 @@ def test_what_can_never_work_is_refused_in_one_line_that_names_it(refusal: Refus
     assert (run.returncode, run.stdout) == (2, "")
     assert len(run.stderr.splitlines()) == 1
     assert refusal.word.replace("{folder}", str(busy_folder)) in run.stderr
+
+
+@pytest.mark.parametrize(("uids", "status"), [("", 1), ("65534", 0), ("any", 0)])
+def test_another_user_is_served_only_when_the_settings_say_so(tmp_path: Path, uids: str, status: int) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root, to ask as another user")
+    settings = {"SHADOWSERVE_LISTEN_MODE": "0666", "SHADOWSERVE_LISTEN_UIDS": uids}
+    plane = DataPlane(tmp_path, store="memory://?capacity=16MiB", environment=settings)
+    plane.start()
+    try:
+        socket = Path(plane.address.removeprefix("unix://"))
+        socket.parent.chmod(0o755)
+        with tempfile.TemporaryDirectory() as folder:  # the build may lie where only its owner looks
+            Path(folder).chmod(0o755)
+            program = shutil.copy2(CONTROL, folder)
+            command = [program, "--connect", plane.address, "status"]
+            run = subprocess.run(command, capture_output=True, text=True, timeout=30, user=65534, group=65534)
+        assert run.returncode == status, run.stderr
+        assert ("listen_uids" in run.stderr) == (status != 0)
+    finally:
+        plane.close()
 
 
 @pytest.mark.engine
