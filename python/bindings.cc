@@ -144,6 +144,11 @@ ModelShape TakeShape(Options& options) {
   return shape;
 }
 
+TlsFiles TakeTls(Options& options) {
+  return {options.Take<std::string>("tls_ca_file"), options.Take<std::string>("tls_cert_file"),
+          options.Take<std::string>("tls_key_file")};
+}
+
 Digest TakeRoot(Options& options) {
   const nb::object value = options.TakeObject("root");
   nb::bytes bytes;
@@ -159,6 +164,7 @@ std::unique_ptr<KvManager> MakeManager(nb::handle mapping) {
   Options taken(mapping);
   KvManagerOptions options;
   options.data_plane = taken.Take<std::string>("data_plane");
+  options.tls = TakeTls(taken);
   options.engine_id = taken.Take<std::string>("engine_id");
   options.root = TakeRoot(taken);
   options.shape = TakeShape(taken);
@@ -181,6 +187,7 @@ std::unique_ptr<KvWorker> MakeWorker(nb::handle mapping) {
   Options taken(mapping);
   KvWorkerOptions options;
   options.data_plane = taken.Take<std::string>("data_plane");
+  options.tls = TakeTls(taken);
   options.engine_id = taken.Take<std::string>("engine_id");
   options.rank = taken.Take<uint32_t>("rank");
   options.world_size = taken.Take<uint32_t>("world_size");

@@ -30,7 +30,8 @@ class KvManager:
     """lookup -> fetching queue -> completion queue, quarantine, saves. Lives in the engine core."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        """Keys, all required: data_plane (str: unix:///path or tcp://host:port), engine_id (str),
+        """Keys, all required: data_plane (str: unix:///path or tcp://host:port), tls_ca_file, tls_cert_file,
+        tls_key_file (str: PEM files, for tcp; "" = no TLS), engine_id (str),
         root (bytes, 32: model fingerprint and KV semantics), layers, kv_heads, head_dim (int),
         dtype (str), page_tokens (int), world_size (int), profile (str, "" = daemon's default),
         lookup_timeout_s, fetch_deadline_s, save_deadline_s (float), min_hit_tokens (int),
@@ -95,7 +96,7 @@ class KvWorker:
     """Registration, grants and completions of one rank. Lives in the worker process."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        """Keys, all required: data_plane, engine_id (str), rank, world_size (int), layers, kv_heads,
+        """Keys, all required: data_plane, tls_ca_file, tls_cert_file, tls_key_file, engine_id (str), rank, world_size (int), layers, kv_heads,
         head_dim (int: the model's), dtype (str), devices (list[str]: export kinds in order of
         preference, e.g. ["mapped", "process_vm"]), fetch_deadline_s (float)."""
     def register(self, address: int, nbytes: int, layout: Mapping[str, object]) -> str:

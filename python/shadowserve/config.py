@@ -21,6 +21,9 @@ class ConnectorConfig:
     """One engine's settings; the names are those of the keys."""
 
     data_plane: str
+    tls_ca_file: str = ""  # with a tcp:// address: all three or none
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
     profile: str = ""  # "" = the data plane's default
     save: bool = True
     save_decode: bool = False
@@ -28,12 +31,25 @@ class ConnectorConfig:
     fetch_deadline_s: float = 10.0
     min_hit_tokens: int = CHUNK_TOKENS
 
+    def data_plane_options(self) -> dict[str, object]:
+        """Where the data plane is and how it is reached, as both halves tell it (_core.pyi)."""
+        return {
+            "data_plane": self.data_plane,
+            "tls_ca_file": self.tls_ca_file,
+            "tls_cert_file": self.tls_cert_file,
+            "tls_key_file": self.tls_key_file,
+        }
+
 
 def _is_address(value: Any) -> bool:
     return isinstance(value, str) and (
         (value.startswith("unix:///") and len(value) > len("unix:///"))
         or (value.startswith("tcp://") and ":" in value.removeprefix("tcp://"))
     )
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("/")
 
 
 def _is_seconds(value: Any) -> bool:
@@ -46,6 +62,9 @@ def _is_count(value: Any) -> bool:
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data_plane": (_is_address, "'unix:///path' or 'tcp://host:port'"),
+    "tls_ca_file": (_is_path, "a path that begins with '/'"),
+    "tls_cert_file": (_is_path, "a path that begins with '/'"),
+    "tls_key_file": (_is_path, "a path that begins with '/'"),
     "profile": (lambda value: isinstance(value, str), "a string"),
     "save": (lambda value: isinstance(value, bool), "true or false"),
     "save_decode": (lambda value: isinstance(value, bool), "true or false"),

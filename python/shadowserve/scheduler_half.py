@@ -59,7 +59,7 @@ def manager_options(
 ) -> dict[str, object]:
     """What KvManager wants to know (_core.pyi)."""
     return {
-        "data_plane": config.data_plane,
+        **config.data_plane_options(),
         "engine_id": engine_id,
         "root": root,
         "layers": facts.layers,

@@ -28,7 +28,7 @@ def worker_options(
 ) -> dict[str, object]:
     """What KvWorker wants to know (_core.pyi)."""
     return {
-        "data_plane": config.data_plane,
+        **config.data_plane_options(),
         "engine_id": engine_id,
         "rank": rank,
         "world_size": facts.world_size,

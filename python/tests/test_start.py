@@ -37,9 +37,13 @@ def test_the_keys_of_the_contract_are_read() -> None:
         {
             "data_plane": "tcp://host:1234", "profile": "q8", "save": False, "save_decode": True,
             "lookup_timeout_s": 1, "fetch_deadline_s": 2.5, "min_hit_tokens": 512,
+            "tls_ca_file": "/ca", "tls_cert_file": "/cert", "tls_key_file": "/key",
         }
     )  # fmt: skip
     assert (config.profile, config.fetch_deadline_s, config.min_hit_tokens) == ("q8", 2.5, 512)
+    assert config.data_plane_options() == {
+        "data_plane": "tcp://host:1234", "tls_ca_file": "/ca", "tls_cert_file": "/cert", "tls_key_file": "/key",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,7 @@ def test_the_keys_of_the_contract_are_read() -> None:
         ({}, "data_plane"),
         ({"data_plane": "localhost:80"}, "data_plane"),
         ({"data_plane": "unix:///x", "dataplane": 1}, "dataplane"),
+        ({"data_plane": "tcp://x:1", "tls_ca_file": "ca.pem"}, "tls_ca_file"),
         ({"data_plane": "unix:///x", "save": "yes"}, "save"),
         ({"data_plane": "unix:///x", "fetch_deadline_s": 0}, "fetch_deadline_s"),
         ({"data_plane": "unix:///x", "min_hit_tokens": 1.5}, "min_hit_tokens"),

@@ -213,7 +213,7 @@ std::string_view ShowLogLevel(LogLevel level) {
 }
 
 // clang-format off
-constexpr std::array<ConfigKey, 19> kKeys = {{
+constexpr std::array<ConfigKey, 22> kKeys = {{
     {"", "listen", ValueType::kText, "", "control address: unix:///path or tcp://host:port", "--listen",
      SetListen, [](const Config& c) { return c.listen; }},
     {"", "listen_mode", ValueType::kMode, "octal permissions", "of the unix socket's file: who may open it; its owner by default", "",
@@ -222,6 +222,15 @@ constexpr std::array<ConfigKey, 19> kKeys = {{
      SetListenUids, ShowListenUids},
     {"", "cores", ValueType::kText, "CPU list", "CPUs of the data path, for example 1,3-4; empty: no pinning", "--cores",
      SetCores, ShowCores},
+    {"tls", "ca_file", ValueType::kText, "", "of a tcp:// address: PEM of the authorities that sign clients' certificates; empty: no TLS", "",
+     [](Config& c, std::string_view text) { c.tls.ca_file = text; return OkStatus(); },
+     [](const Config& c) { return c.tls.ca_file; }},
+    {"tls", "cert_file", ValueType::kText, "", "PEM of this data plane's certificate", "",
+     [](Config& c, std::string_view text) { c.tls.cert_file = text; return OkStatus(); },
+     [](const Config& c) { return c.tls.cert_file; }},
+    {"tls", "key_file", ValueType::kText, "", "PEM of its private key", "",
+     [](Config& c, std::string_view text) { c.tls.key_file = text; return OkStatus(); },
+     [](const Config& c) { return c.tls.key_file; }},
     {"store", "url", ValueType::kText, "", "disk:///dir?capacity=10GiB, memory://?capacity=1GiB, redis://host:port, rediss://, "
      "redis+cluster://a:1,b:2 or rediss+cluster://", "--store",
      SetStoreUrl, ShowStoreUrl},
@@ -266,10 +275,12 @@ constexpr std::array<ConfigKey, 19> kKeys = {{
 
 // A setting that could never let anybody in, or keep anybody out, is a mistake.
 Status CheckListen(const Config& config) {
+  SS_TRY_ASSIGN(const Address address, ParseAddress(config.listen));
   const bool named = config.listen_any_uid || !config.listen_uids.empty();
-  if (named && !config.listen.starts_with("unix:")) {
+  if (named && address.path.empty()) {
     return Invalid("listen_uids: only a unix:// address knows its clients' users");
   }
+  SS_TRY(CheckTlsFiles(config.tls, address));
   for (const uint32_t uid : config.listen_uids) {
     if (uid == 0 || uid == geteuid() || (config.listen_mode & 0022) != 0) continue;
     return Invalid(

@@ -22,6 +22,7 @@
 #include "format/object_name.h"
 #include "format/seal.h"
 #include "pipeline/tunables.h"
+#include "rpc/tls.h"
 
 namespace shadowserve {
 
@@ -30,6 +31,7 @@ struct Config {
   uint32_t listen_mode = 0600;
   std::vector<uint32_t> listen_uids;  // beside this user and root
   bool listen_any_uid = false;        // whoever listen_mode lets in
+  TlsFiles tls;                       // of a tcp:// address
   // In memory by default: it works everywhere without a directory to choose, and nothing derived
   // from users' prompts reaches a disk unless somebody asked for it.
   std::string store_url = "memory://?capacity=1GiB";

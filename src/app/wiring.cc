@@ -52,10 +52,12 @@ class WiredDaemon final : public Daemon {
     // Before any thread exists: gRPC's and the store's threads inherit it, so that nothing of the
     // data plane ever runs on the engine's cores.
     SS_TRY(PinThisThread(config.cores));
-    // Before the store: a bad key file must not leave anything behind.
+    // Before the store: a bad file must not leave anything behind.
     if (!config.auth_key_file.empty()) {
       SS_TRY_ASSIGN(keys_, ReadAuthKeys(config.auth_key_file));
     }
+    ControlServer::Options server_options;
+    SS_TRY_ASSIGN(server_options.tls, ReadTlsFiles(config.tls));
     StoreOptions store_options;
     store_options.cpus = config.cores;
     SS_TRY_ASSIGN(std::unique_ptr<Store> store, OpenStore(config.store_url, store_options));
@@ -77,7 +79,6 @@ class WiredDaemon final : public Daemon {
     engines_ = std::make_unique<Engines>(engine_options, &metrics_, &clock_);
     SS_TRY(StartPlane(config, control_path_only, std::move(store)));
     SS_TRY(StartMetrics(config));
-    ControlServer::Options server_options;
     server_options.listen = listen;
     server_options.uids = Uids(config);
     if (!listen.path.empty()) {
@@ -86,6 +87,8 @@ class WiredDaemon final : public Daemon {
           {listen.path, SOCK_STREAM, static_cast<mode_t>(config.listen_mode), kBacklog});
       if (!listener.ok()) return std::move(listener).status().WithContext("listen");
       server_options.listener = std::move(listener).value();
+    } else if (config.tls.empty()) {
+      Log(LogLevel::kWarn, "listen: {} has neither encryption nor access control", config.listen);
     }
     SS_TRY(StartSide(side_options, server_options.uids));
     SS_TRY_ASSIGN(server_, ControlServer::Start(std::move(server_options), std::move(facts),

@@ -72,6 +72,11 @@ Result<CommandLine> ParseCommandLine(std::span<const std::string> arguments) {
   app.add_option("--connect", line.address_text,
                  "the data plane: unix:///path or tcp://host:port (default " +
                      std::string(kDefaultAddress) + ")");
+  TlsFiles tls;
+  app.add_option("--tls-ca-file", tls.ca_file,
+                 "tcp: PEM of the authorities that sign the data plane's certificate");
+  app.add_option("--tls-cert-file", tls.cert_file, "tcp: PEM of this client's certificate");
+  app.add_option("--tls-key-file", tls.key_file, "tcp: PEM of its private key");
   app.add_option("--format", format, "text or json (default text)");
   app.require_subcommand(0, 1);  // none at all is reported below: a misspelt one is named first
   app.footer(
@@ -120,6 +125,8 @@ Result<CommandLine> ParseCommandLine(std::span<const std::string> arguments) {
   Result<Address> address = ParseAddress(line.address_text);
   if (!address.ok()) return Invalid("--connect: " + std::string(address.status().message()));
   line.address = std::move(address).value();
+  SS_TRY(CheckTlsFiles(tls, line.address));
+  SS_TRY_ASSIGN(line.tls, ReadTlsFiles(tls));
   for (const std::string& selector : selectors) SS_TRY(AddSelector(selector, line));
   SS_TRY(CheckSelection(line));
   return line;

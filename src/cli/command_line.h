@@ -2,12 +2,14 @@
 #ifndef SHADOWSERVE_CLI_COMMAND_LINE_H_
 #define SHADOWSERVE_CLI_COMMAND_LINE_H_
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/address.h"
 #include "base/result.h"
+#include "rpc/tls.h"
 
 namespace shadowserve {
 
@@ -19,6 +21,7 @@ struct CommandLine {
   Verb verb = Verb::kStatus;
   Address address;
   std::string address_text;
+  std::optional<TlsIdentity> tls;  // of a tcp:// address
   OutputFormat format = OutputFormat::kText;
   // Which objects; both empty: all of them.
   std::vector<std::string> keys;   // chain keys, 64 hex digits
@@ -29,7 +32,8 @@ struct CommandLine {
   std::vector<std::string> bench;  // what follows the verb bench
 };
 
-// `arguments`: without the program's name. kInvalidArgument is one line that names what is wrong.
+// `arguments`: without the program's name. Reads the TLS files, nothing else. kInvalidArgument is
+// one line that names what is wrong.
 Result<CommandLine> ParseCommandLine(std::span<const std::string> arguments);
 
 }  // namespace shadowserve

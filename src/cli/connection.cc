@@ -11,7 +11,7 @@
 namespace shadowserve {
 
 std::unique_ptr<v1::Control::Stub> Connect(const CommandLine& line) {
-  return v1::Control::NewStub(MakeChannel(line.address));
+  return v1::Control::NewStub(MakeChannel(line.address, line.tls));
 }
 
 int ReportFailure(const CommandLine& line, const grpc::Status& status, std::ostream& err) {

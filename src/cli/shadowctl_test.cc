@@ -86,7 +86,7 @@ class ShadowctlTest : public ::testing::Test {
   ShadowctlTest() {
     address_ = "unix://" + ::testing::TempDir() + "shadowctl_test." + std::to_string(::getpid());
     grpc::ServerBuilder builder;
-    AddListener(*ParseAddress(address_), &builder, nullptr);
+    AddListener(*ParseAddress(address_), {}, &builder, nullptr);
     builder.RegisterService(&plane_);
     server_ = builder.BuildAndStart();
   }

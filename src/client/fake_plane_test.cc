@@ -105,7 +105,7 @@ FakePlane::FakePlane(const std::string& socket_path, Script script)
   grpc::ServerBuilder builder;
   Address address;
   address.path = socket_path;
-  AddListener(address, &builder, nullptr);
+  AddListener(address, {}, &builder, nullptr);
   builder.RegisterService(service_.get());
   server_ = builder.BuildAndStart();
 }

@@ -48,7 +48,10 @@ Result<std::unique_ptr<KvManager>> KvManager::Create(KvManagerOptions options) {
   Result<Address> address = ParseAddress(options.data_plane);
   if (!address.ok()) return std::move(address).status().WithContext("data_plane");
   SS_TRY(CheckOptions(options));
+  SS_TRY(CheckTlsFiles(options.tls, *address));
+  SS_TRY(ReadTlsFiles(options.tls).status());
   options.session.address = *address;
+  options.session.tls = options.tls;
   options.session.name = "ss-sched";
   if (options.ask_process == nullptr) {
     options.ask_process = [](const std::string& path) {

@@ -42,6 +42,7 @@ namespace shadowserve {
 
 struct KvManagerOptions {
   std::string data_plane;
+  TlsFiles tls;  // of a tcp:// address
   std::string engine_id;
   Digest root{};
   ModelShape shape;
@@ -60,7 +61,7 @@ struct KvManagerOptions {
   size_t saves_max = 256;        // chunks whose pages are held at once
   int64_t answer_wait_us = 300;  // of the first MatchedTokens
   const Clock* clock = nullptr;  // null: the steady clock. Outlives the manager
-  SessionOptions session;        // address and name are set from the above
+  SessionOptions session;        // address, tls and name are set from the above
   // Asks the side socket who the data plane is; null: ExchangeSide.
   std::function<Result<SideAnswer>(const std::string& path)> ask_process;
 };

@@ -33,6 +33,8 @@ v1::WorkerHello HelloOf(const KvWorkerOptions& options) {
 Result<std::unique_ptr<KvWorker>> KvWorker::Create(KvWorkerOptions options) {
   Result<Address> address = ParseAddress(options.data_plane);
   if (!address.ok()) return std::move(address).status().WithContext("data_plane");
+  SS_TRY(CheckTlsFiles(options.tls, *address));
+  SS_TRY(ReadTlsFiles(options.tls).status());
   SS_TRY(CheckModelShape(options.shape));
   SS_TRY(CheckHello(HelloOf(options)));
   if (!std::isfinite(options.fetch_deadline_s) || options.fetch_deadline_s <= 0 ||
@@ -45,6 +47,7 @@ Result<std::unique_ptr<KvWorker>> KvWorker::Create(KvWorkerOptions options) {
     return Status(StatusCode::kInvalidArgument, "devices is empty: name at least one export kind");
   }
   options.session.address = *address;
+  options.session.tls = options.tls;
   options.session.name = fmt::format("ss-work{}", options.rank);
   return std::unique_ptr<KvWorker>(new KvWorker(std::move(options)));
 }

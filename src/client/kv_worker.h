@@ -32,6 +32,7 @@ namespace shadowserve {
 
 struct KvWorkerOptions {
   std::string data_plane;
+  TlsFiles tls;  // of a tcp:// address
   std::string engine_id;
   uint32_t rank = 0;
   uint32_t world_size = 1;
@@ -41,7 +42,7 @@ struct KvWorkerOptions {
 
   // For tests; the defaults serve.
   const Clock* clock = nullptr;  // null: the steady clock. Outlives the worker
-  SessionOptions session;        // address and name are set from the above
+  SessionOptions session;        // address, tls and name are set from the above
   int64_t register_wait_ms = 5000;
 };
 

@@ -33,8 +33,8 @@ bool TryAgain(StatusCode code) {
 }  // namespace
 
 struct Session::Stream {
-  explicit Stream(const Address& address)
-      : channel(MakeChannel(address)), stub(v1::Control::NewStub(channel)) {}
+  explicit Stream(std::shared_ptr<grpc::Channel> made)
+      : channel(std::move(made)), stub(v1::Control::NewStub(channel)) {}
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Control::Stub> stub;
   grpc::ClientContext context;
@@ -128,7 +128,12 @@ void Session::RunReader() {
 
 // True when the data plane had accepted.
 bool Session::RunConnection() {
-  Stream stream(options_.address);
+  const Result<std::optional<TlsIdentity>> tls = ReadTlsFiles(options_.tls);
+  if (!tls.ok()) {
+    LogChange("unreachable", tls.status().message());
+    return false;
+  }
+  Stream stream(MakeChannel(options_.address, *tls));
   {
     const std::lock_guard lock(mu_);
     if (stopping_) return false;

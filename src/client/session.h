@@ -27,11 +27,13 @@
 #include "base/address.h"
 #include "base/result.h"
 #include "rpc/control.pb.h"
+#include "rpc/tls.h"
 
 namespace shadowserve {
 
 struct SessionOptions {
   Address address;
+  TlsFiles tls;      // read anew for each connection: what a restart replaced is taken
   std::string name;  // of its threads and in the log; 12 bytes count
   int backoff_first_ms = 50;
   int backoff_last_ms = 2000;

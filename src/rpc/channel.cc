@@ -14,6 +14,20 @@ namespace {
 constexpr int kFirstConnectMs = 50;
 constexpr int kLastConnectMs = 2000;
 
+std::shared_ptr<grpc::ChannelCredentials> ClientCredentials(const std::optional<TlsIdentity>& tls) {
+  if (!tls.has_value()) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials({tls->authorities, tls->key, tls->certificates});
+}
+
+std::shared_ptr<grpc::ServerCredentials> ServerCredentials(const std::optional<TlsIdentity>& tls) {
+  if (!tls.has_value()) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions options(
+      GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  options.pem_root_certs = tls->authorities;
+  options.pem_key_cert_pairs.push_back({tls->key, tls->certificates});
+  return grpc::SslServerCredentials(options);
+}
+
 }  // namespace
 
 std::string GrpcTarget(const Address& address) {
@@ -21,7 +35,8 @@ std::string GrpcTarget(const Address& address) {
   return address.tcp.host + ":" + std::to_string(address.tcp.port);
 }
 
-std::shared_ptr<grpc::Channel> MakeChannel(const Address& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const Address& address,
+                                           const std::optional<TlsIdentity>& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -30,14 +45,14 @@ std::shared_ptr<grpc::Channel> MakeChannel(const Address& address) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kLastConnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLastConnectMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0);
-  return grpc::CreateCustomChannel(GrpcTarget(address), grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(GrpcTarget(address), ClientCredentials(tls), arguments);
 }
 
-void AddListener(const Address& address, grpc::ServerBuilder* builder, int* bound_port) {
+void AddListener(const Address& address, const std::optional<TlsIdentity>& tls,
+                 grpc::ServerBuilder* builder, int* bound_port) {
   builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder->AddListeningPort(GrpcTarget(address), grpc::InsecureServerCredentials(), bound_port);
+  builder->AddListeningPort(GrpcTarget(address), ServerCredentials(tls), bound_port);
 }
 
 }  // namespace shadowserve

@@ -281,7 +281,8 @@ class GrpcControlServer final : public ControlServer {
       : listen_(listen), service_(std::move(service)) {}
   ~GrpcControlServer() override { Stop(0); }
 
-  Status Start(std::unique_ptr<UnixListener> listener, AllowedUids uids, const Clock* clock) {
+  Status Start(Options options, const Clock* clock) {
+    std::unique_ptr<UnixListener> listener = std::move(options.listener);
     grpc::ServerBuilder builder;
     // shadowctl's calls are rare: one thread serves them.
     builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
@@ -291,7 +292,7 @@ class GrpcControlServer final : public ControlServer {
     int port = 0;
     std::unique_ptr<ConnectionGate::Acceptor> acceptor;
     if (listener == nullptr) {
-      AddListener(listen_, &builder, &port);
+      AddListener(listen_, options.tls, &builder, &port);
     } else {
       builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
       acceptor = ConnectionGate::AddTo(&builder);
@@ -305,7 +306,7 @@ class GrpcControlServer final : public ControlServer {
       return OkStatus();
     }
     address_ = "unix://" + listen_.path;
-    SS_TRY_ASSIGN(gate_, ConnectionGate::Start(std::move(listener), std::move(uids),
+    SS_TRY_ASSIGN(gate_, ConnectionGate::Start(std::move(listener), std::move(options.uids),
                                                std::move(acceptor), clock));
     return OkStatus();
   }
@@ -335,7 +336,7 @@ Result<std::unique_ptr<ControlServer>> ControlServer::Start(Options options, Ser
                                                             Metrics* metrics, const Clock* clock) {
   auto server = std::make_unique<GrpcControlServer>(
       options.listen, std::make_unique<Service>(std::move(facts), engines, plane, metrics, clock));
-  SS_TRY(server->Start(std::move(options.listener), std::move(options.uids), clock));
+  SS_TRY(server->Start(std::move(options), clock));
   return std::unique_ptr<ControlServer>(std::move(server));
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/address.h"
@@ -12,6 +13,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "pipeline/data_plane.h"
+#include "rpc/tls.h"
 #include "rpc/unix_socket.h"
 #include "server/engines.h"
 
@@ -31,6 +33,7 @@ class ControlServer {
     // Of a Unix socket (null: TCP), and who may connect to it.
     std::unique_ptr<UnixListener> listener;
     AllowedUids uids;
+    std::optional<TlsIdentity> tls;  // of TCP
   };
   // Accepts sessions. kUnavailable names the address. All pointers outlive the server.
   static Result<std::unique_ptr<ControlServer>> Start(Options options, ServerFacts facts,

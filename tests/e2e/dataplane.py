@@ -42,6 +42,7 @@ class DataPlane:
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         user: int | None = None,
+        listen: str | None = None,
     ) -> None:
         """`user`: a uid to run as, if this process may change it; it must be able to reach `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ class DataPlane:
             # The build may lie where only its owner looks.
             self._program = Path(shutil.copy2(DAEMON, folder))
         self.folder = folder
-        self.address = f"unix://{self._sockets.name}/plane.sock"
+        self.address = listen or f"unix://{self._sockets.name}/plane.sock"
         self.store_folder = folder / "store"
         self.store = store or f"disk://{self.store_folder}?capacity=4GiB"
         self.metrics_port = free_port()
