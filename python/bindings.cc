@@ -268,12 +268,13 @@ class PyWorker {
 };
 
 void AddRequest(PyManager& self, const std::string& request_id, nb::handle tokens,
-                nb::sequence extras, nb::sequence parts) {
+                nb::sequence extras, nb::sequence parts, nb::bytes salt) {
   const std::vector<uint32_t> numbers = ReadNumbers(tokens);
   std::vector<KeyExtra> read_extras = ReadExtras(extras);
   const std::vector<std::string> read_parts = ReadParts(parts);
+  const std::string read_salt = ReadBytes(salt);
   const nb::gil_scoped_release released;
-  self.get().AddRequest(request_id, numbers, std::move(read_extras), read_parts);
+  self.get().AddRequest(request_id, numbers, std::move(read_extras), read_parts, read_salt);
 }
 
 nb::dict ManagerStats(PyManager& self) {
@@ -314,7 +315,7 @@ void BindManager(nb::module_& module) {
           "wait_ready",
           [](PyManager& self, double timeout_s) { return Unwrap(self.get().WaitReady(timeout_s)); },
           "timeout_s"_a, Unlocked())
-      .def("add_request", &AddRequest, "request_id"_a, "tokens"_a, "extras"_a, "parts"_a)
+      .def("add_request", &AddRequest, "request_id"_a, "tokens"_a, "extras"_a, "parts"_a, "salt"_a)
       .def(
           "matched_tokens",
           [](PyManager& self, const std::string& id, uint64_t computed) {

@@ -44,11 +44,17 @@ class KvManager:
         """True when the data plane accepted the session; False when it cannot be reached in time (it is
         tried again in the background). Raises Refused when it refused."""
     def add_request(
-        self, request_id: str, tokens: Sequence[int], extras: Sequence[tuple[int, bytes]], parts: Sequence[bytes]
+        self,
+        request_id: str,
+        tokens: Sequence[int],
+        extras: Sequence[tuple[int, bytes]],
+        parts: Sequence[bytes],
+        salt: bytes,
     ) -> None:
         """Computes the prompt's chunk keys and starts the lookup. `parts`: request-wide identity (salt,
         LoRA digest), hashed into the request's root. `extras`: (token position, bytes) items that enter
-        the chain at the chunk holding that position. tokens: prompt token ids (< 2**32).
+        the chain at the chunk holding that position. `salt`: the cache salt, b"" for none; its digest tells
+        the data plane whose quota the saves are counted to. tokens: prompt token ids (< 2**32).
         Prompts below min_hit_tokens get keys (for saves) but are not looked up. Idempotent by id."""
     def matched_tokens(self, request_id: str, computed_tokens: int) -> int | None:
         """Tokens beyond computed_tokens that the store holds (whole chunks), 0, or None = ask again later.

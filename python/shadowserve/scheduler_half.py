@@ -129,7 +129,8 @@ class SchedulerHalf:
         if parts is None:
             return
         tokens = request.prompt_token_ids
-        self._manager.add_request(request.request_id, tokens, self._identity.extras(request), parts)
+        salt = (request.cache_salt or "").encode()
+        self._manager.add_request(request.request_id, tokens, self._identity.extras(request), parts, salt)
         lookup = self._load and not request.skip_reading_prefix_cache
         self._requests[request.request_id] = _Tracked(
             request, lookup, self._save, chunks_keyed=len(tokens) // CHUNK_TOKENS

@@ -50,8 +50,8 @@ class FakeManager:
     def named(self, name: str) -> list[tuple[Any, ...]]:
         return [call[1:] for call in self.calls if call[0] == name]
 
-    def add_request(self, request_id: str, tokens: Any, extras: Any, parts: Any) -> None:
-        self._call("add_request", request_id, len(tokens), list(extras), list(parts))
+    def add_request(self, request_id: str, tokens: Any, extras: Any, parts: Any, salt: bytes) -> None:
+        self._call("add_request", request_id, len(tokens), list(extras), list(parts), salt)
         self.keyed[request_id] = len(tokens) // CHUNK_TOKENS
 
     def extend_request(self, request_id: str, tokens: Any) -> None:

@@ -74,6 +74,12 @@ def test_a_load_starts_where_the_local_hit_ends(engine: Engine) -> None:
     assert engine.manager.named("begin_load") == [("r", [1, 2, 3, 4, 5, 6, 7, 8], 384, 384)]
 
 
+def test_the_manager_learns_the_salt_of_each_request(engine: Engine) -> None:
+    engine.half.on_new_request(make_request("plain"))
+    engine.half.on_new_request(make_request("salted", cache_salt="täglich"))
+    assert [call[-1] for call in engine.manager.named("add_request")] == [b"", "täglich".encode()]
+
+
 def test_an_answer_that_is_not_there_yet_is_asked_for_again(engine: Engine) -> None:
     request = make_request()
     engine.half.on_new_request(request)

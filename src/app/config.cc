@@ -213,7 +213,7 @@ std::string_view ShowLogLevel(LogLevel level) {
 }
 
 // clang-format off
-constexpr std::array<ConfigKey, 22> kKeys = {{
+constexpr std::array<ConfigKey, 24> kKeys = {{
     {"", "listen", ValueType::kText, "", "control address: unix:///path or tcp://host:port", "--listen",
      SetListen, [](const Config& c) { return c.listen; }},
     {"", "listen_mode", ValueType::kMode, "octal permissions", "of the unix socket's file: who may open it; its owner by default", "",
@@ -262,6 +262,12 @@ constexpr std::array<ConfigKey, 22> kKeys = {{
     {"fetch", "deadline_s", ValueType::kNumber, "s", "longest time a load may take, whatever the engine asks for", "",
      [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.fetch_deadline_s, ParseNumber(text, 0, 600)); return OkStatus(); },
      [](const Config& c) { return fmt::format("{}", c.fetch_deadline_s); }},
+    {"quota", "tenant_bytes", ValueType::kSize, "bytes", "most that requests of one cache salt may save within a window, as stored; 0: no bound", "",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.quota_tenant_bytes, ParseByteSize(text)); return OkStatus(); },
+     [](const Config& c) { return FormatByteSize(c.quota_tenant_bytes); }},
+    {"quota", "window_s", ValueType::kNumber, "s", "length of a window of quota.tenant_bytes", "",
+     [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.quota_window_s, ParseNumber(text, 0, 31'536'000)); return OkStatus(); },
+     [](const Config& c) { return fmt::format("{}", c.quota_window_s); }},
     {"auth", "key_file", ValueType::kText, "", "file of one or two keys that authenticate objects, read at start; empty: none", "",
      [](Config& c, std::string_view text) { c.auth_key_file = text; return OkStatus(); },
      [](const Config& c) { return c.auth_key_file; }},

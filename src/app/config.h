@@ -48,6 +48,8 @@ struct Config {
   double save_share = kSaveShareDefault;
   std::string metrics_listen;  // empty: off
   double fetch_deadline_s = 30;
+  uint64_t quota_tenant_bytes = 0;  // of each window; 0: no bound
+  double quota_window_s = 86'400;
   std::string auth_key_file;  // empty: objects are not authenticated
   SealAlgorithm auth_cipher = SealAlgorithm::kGmac;
   LogLevel log_level = LogLevel::kInfo;

@@ -176,6 +176,15 @@ TEST_F(ConfigTest, RefusesUsersThatCouldNeverConnect) {
               HasSubstr("listen_uids: only a unix:// address"));
 }
 
+TEST_F(ConfigTest, HasNoQuotaUntilToldSo) {
+  EXPECT_EQ(Load({}).quota_tenant_bytes, 0U);
+  const Config config = Load({"--config", File("[quota]\ntenant_bytes = '3GiB'\nwindow_s = 60\n")});
+  EXPECT_EQ(config.quota_tenant_bytes, 3 * kGiB);
+  EXPECT_EQ(config.quota_window_s, 60);
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_QUOTA_WINDOW_S", "0"}}),
+              HasSubstr("SHADOWSERVE_QUOTA_WINDOW_S"));
+}
+
 TEST_F(ConfigTest, TakesACipherOnlyWithKeys) {
   const auto loaded = LoadConfig(
       {}, {{"SHADOWSERVE_AUTH_KEY_FILE", "/etc/key"}, {"SHADOWSERVE_AUTH_CIPHER", "aes-256-gcm"}});

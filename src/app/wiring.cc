@@ -30,6 +30,10 @@ constexpr int64_t kDrainNs = 5 * kNsPerSecond;
 // Connections to the control socket that wait to be accepted.
 constexpr int kBacklog = 64;
 
+int64_t ToNs(double seconds) {
+  return static_cast<int64_t>(seconds * static_cast<double>(kNsPerSecond));
+}
+
 AllowedUids Uids(const Config& config) {
   AllowedUids allowed{config.listen_any_uid, {0, geteuid()}};
   allowed.uids.insert(allowed.uids.end(), config.listen_uids.begin(), config.listen_uids.end());
@@ -70,8 +74,7 @@ class WiredDaemon final : public Daemon {
     Engines::Options engine_options;
     engine_options.head_groups = config.head_groups;
     engine_options.form = facts.form;
-    engine_options.deadline_max_ns =
-        static_cast<int64_t>(config.fetch_deadline_s * static_cast<double>(kNsPerSecond));
+    engine_options.deadline_max_ns = ToNs(config.fetch_deadline_s);
     SS_TRY_ASSIGN(engine_options.incarnation, RandomIncarnation());
     if (!listen.path.empty()) engine_options.side_socket = SideSocketPath(listen.path);
     const SideServerOptions side_options{engine_options.side_socket, engine_options.incarnation,
@@ -118,6 +121,7 @@ class WiredDaemon final : public Daemon {
     options.cpus = config.cores;
     options.keys = std::move(keys_);
     options.cipher = config.auth_cipher;
+    options.quota = {config.quota_tenant_bytes, ToNs(config.quota_window_s)};
     SS_TRY_ASSIGN(plane_,
                   DataPlane::Create(options, std::move(store), &metrics_, &clock_, engines_.get()));
     engines_->Bind(plane_.get(), nullptr);

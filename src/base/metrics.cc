@@ -154,10 +154,10 @@ std::string_view LabelName(SaveLabel label) {
 }
 
 std::string_view LabelName(DropLabel label) {
-  return NameIn(
-      std::to_array<std::string_view>({"no_slab", "queue_full", "not_held", "store_full",
-                                       "store_error", "engine_gone", "read_error", "shutdown"}),
-      label);
+  return NameIn(std::to_array<std::string_view>({"no_slab", "queue_full", "not_held", "store_full",
+                                                 "store_error", "engine_gone", "read_error",
+                                                 "shutdown", "quota"}),
+                label);
 }
 
 std::string_view LabelName(CorruptLabel label) {

@@ -112,6 +112,7 @@ enum class DropLabel : uint8_t {
   kEngineGone,
   kReadError,
   kShutdown,
+  kQuota,
   kCount
 };
 enum class CorruptLabel : uint8_t { kSegment, kMarker, kBlock, kName, kAuth, kCount };

@@ -167,7 +167,7 @@ std::vector<uint32_t> TwoPages(uint32_t first) {
 TEST(SaveQueue, SaysHeldExactlyWhileThePagesAreHeld) {
   SaveQueue saves(8);
   std::vector<uint32_t> freed;
-  ASSERT_TRUE(saves.Add(ChunkKey{}, TwoPages(4), 100));
+  ASSERT_TRUE(saves.Add(ChunkKey{}, TenantId{}, TwoPages(4), 100));
   const uint64_t id = saves.TakeQueued(8).at(0).save_id;
   EXPECT_TRUE(saves.Confirm(id, false, &freed));
   EXPECT_THAT(freed, IsEmpty());
@@ -180,7 +180,7 @@ TEST(SaveQueue, SaysHeldExactlyWhileThePagesAreHeld) {
 TEST(SaveQueue, SaysRevokedAfterTheDeadlineForEver) {
   SaveQueue saves(8);
   std::vector<uint32_t> freed;
-  ASSERT_TRUE(saves.Add(ChunkKey{}, TwoPages(4), 100));
+  ASSERT_TRUE(saves.Add(ChunkKey{}, TenantId{}, TwoPages(4), 100));
   const uint64_t id = saves.TakeQueued(8).at(0).save_id;
   EXPECT_EQ(saves.RevokeExpired(99, &freed), 0U);
   EXPECT_EQ(saves.RevokeExpired(100, &freed), 1U);
@@ -193,7 +193,7 @@ TEST(SaveQueue, SaysRevokedAfterTheDeadlineForEver) {
 TEST(SaveQueue, NeverSendsWhatItRevoked) {
   SaveQueue saves(8);
   std::vector<uint32_t> freed;
-  ASSERT_TRUE(saves.Add(ChunkKey{}, TwoPages(4), 100));
+  ASSERT_TRUE(saves.Add(ChunkKey{}, TenantId{}, TwoPages(4), 100));
   saves.RevokeExpired(100, &freed);
   EXPECT_THAT(saves.TakeQueued(8), IsEmpty());
 }
@@ -201,10 +201,10 @@ TEST(SaveQueue, NeverSendsWhatItRevoked) {
 TEST(SaveQueue, TakesNoMoreThanItsBound) {
   SaveQueue saves(1);
   std::vector<uint32_t> freed;
-  EXPECT_TRUE(saves.Add(ChunkKey{}, TwoPages(4), 100));
-  EXPECT_FALSE(saves.Add(ChunkKey{}, TwoPages(6), 100));
+  EXPECT_TRUE(saves.Add(ChunkKey{}, TenantId{}, TwoPages(4), 100));
+  EXPECT_FALSE(saves.Add(ChunkKey{}, TenantId{}, TwoPages(6), 100));
   saves.RevokeAll(&freed);
-  EXPECT_TRUE(saves.Add(ChunkKey{}, TwoPages(6), 100));
+  EXPECT_TRUE(saves.Add(ChunkKey{}, TenantId{}, TwoPages(6), 100));
 }
 
 TEST(LoadTable, TellsTheWorkersOfEveryLoadAndFailureOnce) {

@@ -92,7 +92,8 @@ KvManager::Request* KvManager::Find(const std::string& request_id) {
 }
 
 void KvManager::AddRequest(const std::string& request_id, std::span<const uint32_t> tokens,
-                           std::vector<KeyExtra> extras, std::span<const std::string> parts) {
+                           std::vector<KeyExtra> extras, std::span<const std::string> parts,
+                           std::string_view salt) {
   std::string name_space;
   {
     const std::lock_guard lock(mu_);
@@ -105,10 +106,12 @@ void KvManager::AddRequest(const std::string& request_id, std::span<const uint32
     return;
   }
   chain->Extend(tokens);
+  const TenantId tenant = TenantOf(salt);
 
   const std::lock_guard lock(mu_);
   Request& request = requests_[request_id];
   request.chain = std::move(*chain);
+  request.tenant = tenant;
   request.prompt_tokens = static_cast<uint32_t>(std::min<size_t>(tokens.size(), UINT32_MAX));
   if (request.prompt_tokens < options_.min_hit_tokens || request.prompt_tokens == 0) return;
   // One token at least is left to compute, so the last chunk of an exact fit is never asked for.

@@ -95,7 +95,8 @@ class KvManager final : private SessionListener {
   Result<bool> WaitReady(double timeout_s);
 
   void AddRequest(const std::string& request_id, std::span<const uint32_t> tokens,
-                  std::vector<KeyExtra> extras, std::span<const std::string> parts);
+                  std::vector<KeyExtra> extras, std::span<const std::string> parts,
+                  std::string_view salt = {});
   void ExtendRequest(const std::string& request_id, std::span<const uint32_t> tokens);
   void FinishRequest(const std::string& request_id);
   void NewNamespace();
@@ -122,6 +123,7 @@ class KvManager final : private SessionListener {
  private:
   struct Request {
     KeyChain chain;
+    TenantId tenant{};
     uint32_t prompt_tokens = 0;
     uint64_t lookup_id = 0;    // 0: nothing was asked, or it came to nothing
     bool asked = false;        // MatchedTokens waited once

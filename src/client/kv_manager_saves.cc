@@ -23,7 +23,7 @@ std::vector<uint32_t> KvManager::BeginSaves(const std::string& request_id, uint6
   const bool healthy = session_->healthy();
   for (size_t& chunk = request->next_save; chunk < end; ++chunk) {
     const auto pages = page_ids.subspan(chunk * pages_per_chunk, pages_per_chunk);
-    if (healthy && saves_.Add(keys[chunk], pages, deadline_ns)) {
+    if (healthy && saves_.Add(keys[chunk], request->tenant, pages, deadline_ns)) {
       held.insert(held.end(), pages.begin(), pages.end());
     } else {
       ++stats_.saves_dropped;
@@ -59,6 +59,7 @@ void KvManager::Flush() {
       v1::SaveItem* const proto = message.mutable_save()->add_items();
       proto->set_save_id(item.save_id);
       proto->set_key(item.key.data(), item.key.size());
+      proto->set_tenant(item.tenant.data(), item.tenant.size());
       proto->mutable_pages()->Assign(item.pages.begin(), item.pages.end());
     }
     if (!session_->Send(std::move(message)).ok()) {

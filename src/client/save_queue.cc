@@ -5,10 +5,11 @@
 
 namespace shadowserve {
 
-bool SaveQueue::Add(const ChunkKey& key, std::span<const uint32_t> pages, int64_t deadline_ns) {
+bool SaveQueue::Add(const ChunkKey& key, const TenantId& tenant, std::span<const uint32_t> pages,
+                    int64_t deadline_ns) {
   if (full()) return false;
   const uint64_t id = next_id_++;
-  queued_.push_back({id, key, {pages.begin(), pages.end()}});
+  queued_.push_back({id, key, tenant, {pages.begin(), pages.end()}});
   saves_.emplace(id, Save{{pages.begin(), pages.end()}, deadline_ns});
   page_count_ += pages.size();
   return true;

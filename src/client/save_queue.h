@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "format/chunk_key.h"
+#include "format/tenant.h"
 
 namespace shadowserve {
 
@@ -24,13 +25,15 @@ class SaveQueue {
   struct Item {
     uint64_t save_id = 0;
     ChunkKey key{};
+    TenantId tenant{};
     std::vector<uint32_t> pages;
   };
 
   explicit SaveQueue(size_t saves_max) : saves_max_(saves_max) {}
 
   // Holds the pages and queues the chunk. False when too many saves are on their way.
-  bool Add(const ChunkKey& key, std::span<const uint32_t> pages, int64_t deadline_ns);
+  bool Add(const ChunkKey& key, const TenantId& tenant, std::span<const uint32_t> pages,
+           int64_t deadline_ns);
   bool full() const { return saves_.size() >= saves_max_; }
   // Up to `items_max` queued saves, now on their way.
   std::vector<Item> TakeQueued(size_t items_max);

@@ -24,7 +24,8 @@ Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
                   "memory.slab_budget is too small: it must hold at least 4 slabs of "
                   "memory.slab_size (2 to fetch, 2 to save)");
   }
-  auto plane = std::unique_ptr<DataPlane>(new DataPlane(std::move(store), metrics, clock));
+  auto plane =
+      std::unique_ptr<DataPlane>(new DataPlane(options.quota, std::move(store), metrics, clock));
   if (!options.keys.empty()) {
     SS_TRY_ASSIGN(plane->seal_, Seal::Create(options.keys, options.cipher));
   }
@@ -35,9 +36,9 @@ Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
   SS_TRY_ASSIGN(plane->fetch_,
                 FetchPipeline::Create(options.fetch, plane->fetch_slabs_.get(), &plane->store_port_,
                                       &plane->transfers_, metrics, clock, events, plane->seal()));
-  SS_TRY_ASSIGN(plane->save_,
-                SavePipeline::Create(plane->save_slabs_.get(), &plane->store_port_,
-                                     &plane->transfers_, metrics, clock, events, plane->seal()));
+  SS_TRY_ASSIGN(plane->save_, SavePipeline::Create(plane->save_slabs_.get(), &plane->store_port_,
+                                                   &plane->transfers_, metrics, clock, events,
+                                                   plane->seal(), &plane->quota_));
   plane->cpus_ = options.cpus;
   return plane;
 }

@@ -42,6 +42,7 @@ class DataPlane {
     // Not empty: all objects are sealed by the first, and read only when sealed by one of them.
     std::vector<AuthKey> keys;
     SealAlgorithm cipher = SealAlgorithm::kGmac;
+    TenantQuota::Options quota;
     std::vector<int> cpus;  // empty: not pinned
   };
 
@@ -80,13 +81,15 @@ class DataPlane {
     std::unique_ptr<RankMemory> rank;
     std::function<void()> gone;
   };
-  DataPlane(std::unique_ptr<Store> store, Metrics* metrics, const Clock* clock)
+  DataPlane(const TenantQuota::Options& quota, std::unique_ptr<Store> store, Metrics* metrics,
+            const Clock* clock)
       : store_(std::move(store)),
         clock_(clock),
         mailbox_(kMailboxMax),
         store_port_(store_.get(), metrics, clock),
         transfers_(metrics, clock),
-        lookup_(&store_port_) {}
+        lookup_(&store_port_),
+        quota_(quota, clock) {}
 
   void Run();
   bool Turn();
@@ -101,6 +104,7 @@ class DataPlane {
   TransferPort transfers_;
   LookupPipeline lookup_;
   std::unique_ptr<Seal> seal_;
+  TenantQuota quota_;
   std::unique_ptr<SlabPool> fetch_slabs_;
   std::unique_ptr<SlabPool> save_slabs_;
   std::unordered_map<uint64_t, std::unique_ptr<RankMemory>> ranks_;

@@ -11,6 +11,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "format/object_name.h"
+#include "format/tenant.h"
 #include "pipeline/page_map.h"
 
 namespace shadowserve {
@@ -48,6 +49,7 @@ struct SaveSpec {
   const RankMemory* rank = nullptr;  // lent until OnSaveDone
   StoredForm form;
   ChunkKey key;
+  TenantId tenant{};
   std::vector<uint32_t> pages;
 };
 

@@ -318,6 +318,7 @@ struct PipelineBench {
   std::unique_ptr<SlabPool> fetch_slabs;
   std::unique_ptr<SlabPool> save_slabs;
   std::unique_ptr<FetchPipeline> fetch;
+  std::unique_ptr<TenantQuota> quota;  // null: no tenant has one
   std::unique_ptr<SavePipeline> save;
   bool confirm = true;  // answer OnSaveRead at once...
   bool held = true;     // ...with this
@@ -346,8 +347,14 @@ struct PipelineBench {
                                   &events, seal.get())
                 .value();
     save = SavePipeline::Create(save_slabs.get(), &port, &transfers, &metrics, &clock, &events,
-                                seal.get())
+                                seal.get(), quota.get())
                .value();
+  }
+  // REQUIRES: nothing in flight.
+  void LimitTenants(const TenantQuota::Options& options) {
+    save.reset();
+    quota = std::make_unique<TenantQuota>(options, &clock);
+    Rekey({});
   }
 
   static std::unique_ptr<Store> MakeStore(const BenchOptions& options) {

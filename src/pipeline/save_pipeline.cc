@@ -19,9 +19,10 @@ constexpr uint32_t kSlotBits = 24;
 Result<std::unique_ptr<SavePipeline>> SavePipeline::Create(SlabPool* slabs, StorePort* store,
                                                            TransferPort* transfers,
                                                            Metrics* metrics, const Clock* clock,
-                                                           PipelineEvents* events, Seal* seal) {
+                                                           PipelineEvents* events, Seal* seal,
+                                                           TenantQuota* quota) {
   auto pipeline = std::unique_ptr<SavePipeline>(
-      new SavePipeline(slabs, store, transfers, metrics, clock, events, seal));
+      new SavePipeline(slabs, store, transfers, metrics, clock, events, seal, quota));
   SS_TRY_ASSIGN(pipeline->encoder_, SegmentEncoder::Create(metrics, clock, seal));
   pipeline->slots_.resize(slabs->slab_count() / kSlabsPerUnit);
   return pipeline;
@@ -151,7 +152,7 @@ bool SavePipeline::Advance(Save* save) {
     case Step::kEncoding:
       return Encode(save);
     case Step::kConfirming:
-      if (save->answers_wanted == 0) return save->step = Step::kPutSegment, true;
+      if (save->answers_wanted == 0) return Charge(save);
       if (clock_->NowNs() < save->confirm_deadline_ns) return false;
       return Stop(save, DropLabel::kNotHeld), true;
     case Step::kPutSegment:
@@ -170,6 +171,9 @@ bool SavePipeline::OpenUnit(Save* save) {
   if (save->reads_over || save->unit == Units(save->spec)) {
     Finish(save, save->stored_any ? SaveOutcome::kStored : SaveOutcome::kPresent);
     return true;
+  }
+  if (quota_ != nullptr && quota_->Full(save->spec.tenant)) {
+    return Stop(save, DropLabel::kQuota), true;
   }
   std::array<SlabLease, kSlabsPerUnit> slabs;
   if (!slabs_->TryTakeAll(slabs)) return false;
@@ -247,6 +251,17 @@ bool SavePipeline::Encode(Save* save) {
   return true;
 }
 
+// Segment and marker, before either is stored.
+bool SavePipeline::Charge(Save* save) {
+  const uint64_t bytes = save->object.size() + kMarkerBytes;
+  if (quota_ != nullptr && !quota_->Take(save->spec.tenant, bytes)) {
+    return Stop(save, DropLabel::kQuota), true;
+  }
+  save->charged = bytes;
+  save->step = Step::kPutSegment;
+  return true;
+}
+
 bool SavePipeline::Put(Save* save, ObjectKind kind) {
   std::span<const std::byte> object = save->object;
   const ObjectName name = save->name.AsKind(kind);
@@ -285,6 +300,7 @@ void SavePipeline::OnStore(uint64_t tag, StatusCode code, uint64_t /*bytes*/) {
   }
   save->step = save->after_store;
   if (save->step == Step::kPutMarker) {
+    save->charged = 0;  // spent: the segment is there, whatever becomes of its marker
     metrics_->wire_bytes[DirectionLabel::kOut].Add(save->object.size());
     return;
   }
@@ -349,6 +365,7 @@ int64_t SavePipeline::next_deadline_ns() const {
 
 void SavePipeline::Finish(Save* save, SaveOutcome outcome) {
   if (encoding_ == save) encoding_ = nullptr;
+  if (quota_ != nullptr) quota_->GiveBack(save->spec.tenant, save->charged);
   const SaveResult result{save->spec.save_id, outcome, save->reason};
   save->values.Reset();
   save->wire.Reset();

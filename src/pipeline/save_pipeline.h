@@ -7,7 +7,8 @@
 // then its marker. So a read of pages that were reused never reaches the store.
 //
 // Bounded: kSavesMax queued (more are dropped and counted), slabs of the save pool only (two per
-// unit). Owner thread: the pipeline's.
+// unit). A tenant whose quota is used up (tenant_quota.h; null: none has one) is dropped before
+// its pages are read. Owner thread: the pipeline's.
 #ifndef SHADOWSERVE_PIPELINE_SAVE_PIPELINE_H_
 #define SHADOWSERVE_PIPELINE_SAVE_PIPELINE_H_
 
@@ -22,6 +23,7 @@
 #include "pipeline/events.h"
 #include "pipeline/segment_encoder.h"
 #include "pipeline/store_port.h"
+#include "pipeline/tenant_quota.h"
 #include "pipeline/transfer_port.h"
 
 namespace shadowserve {
@@ -35,7 +37,8 @@ class SavePipeline final : public StoreListener, public TransferListener {
   static Result<std::unique_ptr<SavePipeline>> Create(SlabPool* slabs, StorePort* store,
                                                       TransferPort* transfers, Metrics* metrics,
                                                       const Clock* clock, PipelineEvents* events,
-                                                      Seal* seal = nullptr);
+                                                      Seal* seal = nullptr,
+                                                      TenantQuota* quota = nullptr);
   ~SavePipeline() override;  // REQUIRES idle()
 
   // kInvalidArgument / kExhausted: not accepted, no OnSaveDone (kExhausted is counted as dropped).
@@ -88,6 +91,7 @@ class SavePipeline final : public StoreListener, public TransferListener {
     int64_t confirm_deadline_ns = 0;
     int64_t asked_ns = 0;         // when the request or transfer in flight was submitted
     uint32_t answers_wanted = 0;  // to OnSaveRead
+    uint64_t charged = 0;         // bytes of this unit, taken from the tenant's quota
     bool in_flight = false;       // a store request or transfer
     bool stored_any = false;      // at least one unit
     bool reads_over = false;      // OnSaveRead(last) was sent: the pages are not ours any more
@@ -96,14 +100,15 @@ class SavePipeline final : public StoreListener, public TransferListener {
   };
 
   SavePipeline(SlabPool* slabs, StorePort* store, TransferPort* transfers, Metrics* metrics,
-               const Clock* clock, PipelineEvents* events, Seal* seal)
+               const Clock* clock, PipelineEvents* events, Seal* seal, TenantQuota* quota)
       : slabs_(slabs),
         store_(store),
         transfers_(transfers),
         metrics_(metrics),
         clock_(clock),
         events_(events),
-        seal_(seal) {}
+        seal_(seal),
+        quota_(quota) {}
 
   static uint32_t Units(const SaveSpec& spec);
   static ObjectName UnitName(const SaveSpec& spec, uint32_t unit, SegmentShape* shape);
@@ -116,6 +121,7 @@ class SavePipeline final : public StoreListener, public TransferListener {
   void StartRead(Save* save);
   void Gather(Save* save);
   bool Encode(Save* save);
+  bool Charge(Save* save);
   bool Put(Save* save, ObjectKind kind);
   void Stop(Save* save, DropLabel reason);
   void Finish(Save* save, SaveOutcome outcome);
@@ -127,6 +133,7 @@ class SavePipeline final : public StoreListener, public TransferListener {
   const Clock* clock_;
   PipelineEvents* events_;
   Seal* seal_;
+  TenantQuota* quota_;
   std::unique_ptr<SegmentEncoder> encoder_;
   Save* encoding_ = nullptr;  // the encoder holds one segment at a time
   std::vector<PlanePiece> pieces_;

@@ -205,10 +205,22 @@ Status CheckSave(const v1::Save& save, uint32_t page_tokens, uint64_t page_count
     if (item.key().size() != sizeof(ChunkKey)) {
       return Bad(fmt::format("save {}: a key of {} bytes", item.save_id(), item.key().size()));
     }
+    if (!item.tenant().empty() && item.tenant().size() != kTenantIdBytes) {
+      return Bad(
+          fmt::format("save {}: a tenant of {} bytes", item.save_id(), item.tenant().size()));
+    }
     SS_TRY(CheckPages(item.pages(), kChunkTokens / page_tokens, page_count)
                .WithContext(fmt::format("save {}", item.save_id())));
   }
   return OkStatus();
+}
+
+TenantId TenantFromProto(const v1::SaveItem& item) {
+  TenantId tenant = TenantOf("");
+  if (item.tenant().size() == tenant.size()) {
+    std::memcpy(tenant.data(), item.tenant().data(), tenant.size());
+  }
+  return tenant;
 }
 
 Status CheckIdCount(int count) {

@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "format/chunk_key.h"
 #include "format/kv_layout.h"
+#include "format/tenant.h"
 #include "rpc/control.pb.h"
 
 namespace shadowserve {
@@ -39,6 +40,8 @@ Status CheckHello(const v1::SchedulerHello& hello);
 Status CheckHello(const v1::WorkerHello& hello);
 Status CheckLoad(const v1::Load& load, uint32_t page_tokens, uint64_t page_count);
 Status CheckSave(const v1::Save& save, uint32_t page_tokens, uint64_t page_count);
+// REQUIRES: CheckSave has seen it. An item that names none (an older client's) is without a salt.
+TenantId TenantFromProto(const v1::SaveItem& item);
 // Id lists of Grant, Cancel, Drained, DrainQuery, SaveRead, SaveConfirm, SaveDone.
 Status CheckIdCount(int count);
 

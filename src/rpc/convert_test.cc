@@ -145,6 +145,22 @@ TEST(CheckSave, RefusesBadKeysPagesAndCounts) {
   EXPECT_FALSE(CheckSave(save, 128, 2).ok());
 }
 
+TEST(CheckSave, TakesATenantOfSixteenBytesOrNone) {
+  v1::Save save;
+  v1::SaveItem* item = save.add_items();
+  item->set_key(std::string(32, 'k'));
+  item->add_pages(0);
+  item->add_pages(1);
+  EXPECT_EQ(TenantFromProto(*item), TenantOf(""));
+  item->set_tenant(std::string(15, 't'));
+  EXPECT_FALSE(CheckSave(save, 128, 2).ok());
+  item->set_tenant(std::string(16, 't'));
+  ASSERT_TRUE(CheckSave(save, 128, 2).ok());
+  TenantId tenant;
+  tenant.fill(std::byte{'t'});
+  EXPECT_EQ(TenantFromProto(*item), tenant);
+}
+
 TEST(CheckHello, RefusesAnotherProtocolNamingBoth) {
   v1::SchedulerHello hello;
   hello.set_protocol(9);

@@ -209,6 +209,7 @@ Status Engines::HandleSave(Engine* engine, const v1::Save& save) {
       spec->save_id = next_id_++;
       spec->form = engine->form;
       spec->key = KeysFromBytes(item.key(), 1).value().front();  // CheckSave has seen it
+      spec->tenant = TenantFromProto(item);
       spec->pages.assign(item.pages().begin(), item.pages().end());
       state.jobs.push_back(SaveJob{spec->save_id, false});
       save_jobs_[spec->save_id] = Place{engine->id, rank, key};

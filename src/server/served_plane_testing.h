@@ -2,6 +2,7 @@
 #ifndef SHADOWSERVE_SERVER_SERVED_PLANE_TESTING_H_
 #define SHADOWSERVE_SERVER_SERVED_PLANE_TESTING_H_
 
+#include <grpcpp/channel.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -53,7 +54,7 @@ struct ServedPlane {
   std::unique_ptr<SideChannel> side;
   std::unique_ptr<ControlServer> server;
 
-  explicit ServedPlane(AllowedUids uids) {
+  explicit ServedPlane(AllowedUids uids, const TenantQuota::Options& quota = {}) {
     address.path = folder.path() + "/s";
     Engines::Options options;
     options.form = StoredForm{Profile::kLossless, CodecId::kZstd};
@@ -61,9 +62,10 @@ struct ServedPlane {
     options.side_socket = SideSocketPath(address.path);
     engines = std::make_unique<Engines>(options, &metrics, &steady);
     DataPlane::Options sizes;
-    sizes.slab_bytes = uint64_t{1} << 20;
+    sizes.slab_bytes = uint64_t{2} << 20;
     sizes.fetch_slabs = 8;
     sizes.save_slabs = 8;
+    sizes.quota = quota;
     plane = DataPlane::Create(sizes, OpenStore("memory://?capacity=64MiB", {}).value(), &metrics,
                               &steady, engines.get())
                 .value();
