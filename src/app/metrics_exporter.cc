@@ -67,12 +67,12 @@ ClientMetric SampleOf(const MetricRow& row) {
 class RowCollector final : public prometheus::Collectable {
  public:
   RowCollector(Metrics& metrics, MetricsExporter::Refresh refresh)
-      : metrics_(metrics), refresh_(std::move(refresh)), rows_(Rows(metrics)) {}
+      : metrics_(metrics), refresh_(std::move(refresh)) {}
 
   std::vector<MetricFamily> Collect() const override {
     if (refresh_) refresh_(metrics_);
     std::vector<MetricFamily> families;
-    for (const MetricRow& row : rows_) {
+    for (const MetricRow& row : Rows(metrics_)) {
       if (families.empty() || families.back().name != row.name) {
         families.push_back({std::string(row.name), std::string(row.help), TypeOf(row.type), {}});
       }
@@ -84,7 +84,6 @@ class RowCollector final : public prometheus::Collectable {
  private:
   Metrics& metrics_;
   const MetricsExporter::Refresh refresh_;
-  const std::vector<MetricRow> rows_;
 };
 
 }  // namespace

@@ -18,6 +18,7 @@ namespace shadowserve {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 UniqueFd Connect(int port) {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -88,6 +89,23 @@ TEST_F(MetricsExporterTest, AsksForFreshGaugesBeforeEachScrape) {
   const std::string page = Scrape(exporter_->port());
   EXPECT_THAT(page, HasSubstr("shadowserve_slabs{pool=\"fetch\",state=\"free\"} 45\n"));
   EXPECT_THAT(page, HasSubstr("shadowserve_store_bytes 1000000\n"));
+}
+
+TEST_F(MetricsExporterTest, ServersOfTheStoreAppearOnceTheyAreUsedUpToABound) {
+  Start();
+  EXPECT_THAT(Scrape(exporter_->port()), Not(HasSubstr("shadowserve_store_breaker_state")));
+  metrics_.store_servers.RowOf("cache:1")->breaker.Set(static_cast<int64_t>(BreakerState::kOpen));
+  for (size_t i = 2; i <= ServerTable::kServersMax + 2; ++i) {
+    metrics_.store_servers.RowOf("cache:" + std::to_string(i))
+        ->events[ServerEventLabel::kTimeout]
+        .Add();
+  }
+  EXPECT_EQ(metrics_.store_servers.RowOf("cache:1"), &metrics_.store_servers.rows()[0]);
+  const std::string page = Scrape(exporter_->port());
+  EXPECT_THAT(page, HasSubstr("shadowserve_store_breaker_state{server=\"cache:1\"} 2\n"));
+  EXPECT_THAT(page, HasSubstr("events_total{server=\"cache:64\",event=\"timeout\"} 1\n"));
+  EXPECT_THAT(page, HasSubstr("events_total{server=\"other\",event=\"timeout\"} 2\n"));
+  EXPECT_THAT(page, Not(HasSubstr("cache:65")));
 }
 
 TEST_F(MetricsExporterTest, RefusesATakenPortAndNamesTheAddress) {
@@ -163,6 +181,7 @@ std::vector<std::string> TableOf(const std::string& page) {
 }
 
 TEST_F(MetricsExporterTest, ThePageAndItsDocumentationHaveTheSameRows) {
+  (void)metrics_.store_servers.RowOf("HOST:PORT");
   Start();
   const std::vector<std::string> served = TableOf(Scrape(exporter_->port()));
   std::vector<std::string> documented;

@@ -64,6 +64,7 @@ class WiredDaemon final : public Daemon {
     SS_TRY_ASSIGN(server_options.tls, ReadTlsFiles(config.tls));
     StoreOptions store_options;
     store_options.cpus = config.cores;
+    store_options.servers = &metrics_.store_servers;
     SS_TRY_ASSIGN(std::unique_ptr<Store> store, OpenStore(config.store_url, store_options));
     ServerFacts facts;
     facts.store = store->Describe();

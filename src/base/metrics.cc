@@ -99,6 +99,23 @@ void AddMemoryAndSaveRows(const Metrics& metrics, RowList& rows) {
            "Bytes of objects in the store; 0 when it cannot tell.", metrics.store_bytes);
 }
 
+void AddServerRows(const Metrics& metrics, RowList& rows) {
+  for (const ServerMetrics& server : metrics.store_servers.rows()) {
+    if (ServerTable::IsShared(server)) continue;
+    rows.Add("shadowserve_store_breaker_state", MetricType::kGauge,
+             "Circuit breaker of a server of the store: 0 closed, 1 half-open, 2 open.",
+             server.breaker, {"server", server.name});
+  }
+  for (const ServerMetrics& server : metrics.store_servers.rows()) {
+    for (size_t i = 0; i < static_cast<size_t>(ServerEventLabel::kCount); ++i) {
+      const auto event = static_cast<ServerEventLabel>(i);
+      rows.Add("shadowserve_store_server_events_total", MetricType::kCounter,
+               "What happened with a server of the store.", server.events[event],
+               {"server", server.name}, {"event", LabelName(event)});
+    }
+  }
+}
+
 }  // namespace
 
 void Histogram::Observe(double seconds) {
@@ -169,6 +186,35 @@ std::string_view LabelName(RoleLabel label) {
   return NameIn(std::to_array<std::string_view>({"scheduler", "worker"}), label);
 }
 
+std::string_view LabelName(ServerEventLabel label) {
+  return NameIn(
+      std::to_array<std::string_view>({"opened", "probe", "reconnect", "timeout", "moved", "ask"}),
+      label);
+}
+
+std::string_view BreakerStateName(BreakerState state) {
+  switch (state) {
+    case BreakerState::kClosed:
+      return "closed";
+    case BreakerState::kHalfOpen:
+      return "half-open";
+    case BreakerState::kOpen:
+      break;
+  }
+  return "open";
+}
+
+ServerMetrics* ServerTable::RowOf(std::string_view name) {
+  const size_t count = count_.load(std::memory_order_relaxed);  // only this thread changes it
+  for (ServerMetrics& row : std::span(rows_).first(count)) {
+    if (row.name == name) return &row;
+  }
+  if (count == rows_.size()) return &rows_.back();
+  rows_[count].name = count == kServersMax ? kOthers : name;
+  count_.store(count + 1, std::memory_order_release);
+  return &rows_[count];
+}
+
 FetchLabel FetchLabelOf(StatusCode code) {
   switch (code) {
     case StatusCode::kOk:
@@ -220,6 +266,7 @@ std::vector<MetricRow> Rows(const Metrics& metrics) {
   RowList rows;
   AddFetchRows(metrics, rows);
   AddMemoryAndSaveRows(metrics, rows);
+  AddServerRows(metrics, rows);
   return rows.Take();
 }
 

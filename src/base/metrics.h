@@ -2,7 +2,8 @@
 // reference to whoever counts; an exporter and the documentation test read it through Rows().
 // docs/metrics.md has the same rows as Rows(), and a test compares them.
 //
-// Thread-safe, wait-free and without allocation, but for Rows(): every value is one relaxed atomic.
+// Thread-safe, wait-free and without allocation, but for Rows() and ServerTable::RowOf: every value
+// is one relaxed atomic.
 // Relaxed is enough: no reader draws conclusions from the order of two values.
 #ifndef SHADOWSERVE_BASE_METRICS_H_
 #define SHADOWSERVE_BASE_METRICS_H_
@@ -11,6 +12,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -117,6 +120,16 @@ enum class DropLabel : uint8_t {
 };
 enum class CorruptLabel : uint8_t { kSegment, kMarker, kBlock, kName, kAuth, kCount };
 enum class RoleLabel : uint8_t { kScheduler, kWorker, kCount };
+// Of a server of the store.
+enum class ServerEventLabel : uint8_t {
+  kOpened,  // its circuit breaker
+  kProbe,
+  kReconnect,
+  kTimeout,
+  kMoved,
+  kAsk,
+  kCount
+};
 
 std::string_view LabelName(LookupLabel label);
 std::string_view LabelName(FetchLabel label);
@@ -128,6 +141,7 @@ std::string_view LabelName(SaveLabel label);
 std::string_view LabelName(DropLabel label);  // also the <reason> of SaveDone "dropped:<reason>"
 std::string_view LabelName(CorruptLabel label);
 std::string_view LabelName(RoleLabel label);
+std::string_view LabelName(ServerEventLabel label);
 
 // The label under which a load that ended with this code is counted.
 FetchLabel FetchLabelOf(StatusCode code);
@@ -142,6 +156,38 @@ class Labelled {
 
  private:
   std::array<Instrument, kSize> values_;
+};
+
+// The circuit breaker in front of a server. The values are those of its gauge.
+enum class BreakerState : uint8_t { kClosed = 0, kHalfOpen = 1, kOpen = 2 };
+std::string_view BreakerStateName(BreakerState state);
+
+struct ServerMetrics {
+  std::string name;  // HOST:PORT; "other" of the row that servers beyond kServersMax share
+  Gauge breaker;     // a BreakerState; means nothing in the shared row
+  Labelled<ServerEventLabel, Counter> events;
+};
+
+// One row per server that the store ever used, in order of first use. Servers of a cluster come and
+// go, so their number has a bound.
+class ServerTable {
+ public:
+  static constexpr size_t kServersMax = 64;
+
+  // The server's row. Allocates its name. One thread at a time.
+  ServerMetrics* RowOf(std::string_view name);
+  // Thread-safe.
+  std::span<const ServerMetrics> rows() const {
+    // Acquire: a row's name is whole before its number is seen.
+    return std::span(rows_).first(count_.load(std::memory_order_acquire));
+  }
+  static bool IsShared(const ServerMetrics& row) { return row.name == kOthers; }
+
+ private:
+  static constexpr std::string_view kOthers = "other";
+
+  std::array<ServerMetrics, kServersMax + 1> rows_;
+  std::atomic<size_t> count_ = 0;
 };
 
 struct Metrics {
@@ -163,6 +209,7 @@ struct Metrics {
   // Set by the exporter's refresh callback, just before a scrape.
   Gauge store_objects;
   Gauge store_bytes;
+  ServerTable store_servers;
   // No counter, and not thread-safe: belongs to the pipeline's thread.
   StageTrace trace;
 };
@@ -187,7 +234,8 @@ struct MetricRow {
   double Value() const;
 };
 
-// The rows point into `metrics`, which must outlive them. Allocates: for exporters and tests.
+// The rows point into `metrics`, which must outlive them. Servers of the store have rows once they
+// are used. Allocates: for exporters and tests.
 std::vector<MetricRow> Rows(const Metrics& metrics);
 
 }  // namespace shadowserve

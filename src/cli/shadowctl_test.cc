@@ -133,11 +133,17 @@ TEST_F(ShadowctlTest, StatusAsTextHasStoreSlabsAndSessions) {
   slab->set_total(45);
   slab->set_free(44);
   slab->set_slab_bytes(4352 << 10);
+  auto* server = reply.add_store_servers();
+  server->set_address("cache:6379");
+  server->set_breaker("open");
+  (*server->mutable_events())["timeout"] = 2;
+  (*server->mutable_events())["opened"] = 1;
   auto* session = reply.add_sessions();
   session->set_engine_id("engine\x1b[2J");
   session->set_role("worker 0");
   ASSERT_EQ(Run({"status"}), kExitDone) << err();
   EXPECT_THAT(out(), HasSubstr("store      memory://: 1 object, 3.0 MiB (of 1.0 GiB)\n"));
+  EXPECT_THAT(out(), HasSubstr("server     cache:6379: breaker open, opened 1, timeout 2\n"));
   EXPECT_THAT(out(), HasSubstr("slabs      fetch: 44 of 45 free, 4.2 MiB each\n"));
   EXPECT_THAT(out(), HasSubstr("  engine [2J worker 0: device -"));
 }
@@ -148,11 +154,16 @@ TEST_F(ShadowctlTest, StatusAsJsonHasEveryFieldOfTheReply) {
   reply.set_store_bytes(uint64_t{1} << 60);
   reply.add_stages()->set_name("decode");
   (*reply.mutable_counters())["lookups_hit"] = 7;
+  auto* server = reply.add_store_servers();
+  server->set_address("cache:6379");
+  (*server->mutable_events())["moved"] = 3;
   ASSERT_EQ(Run({"status", "--format", "json"}), kExitDone) << err();
   EXPECT_EQ(json()["uptime_s"], 1.5);
   EXPECT_EQ(json()["store"]["bytes"], uint64_t{1} << 60);
   EXPECT_EQ(json()["stages"][0]["name"], "decode");
   EXPECT_EQ(json()["counters"]["lookups_hit"], 7);
+  EXPECT_EQ(json()["store"]["servers"][0]["address"], "cache:6379");
+  EXPECT_EQ(json()["store"]["servers"][0]["events"]["moved"], 3);
   EXPECT_TRUE(json()["sessions"].empty());
 }
 

@@ -17,6 +17,10 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::chrono::seconds kAnswerTimeout(10);
 
+std::map<std::string, uint64_t> Sorted(const google::protobuf::Map<std::string, uint64_t>& counts) {
+  return {counts.begin(), counts.end()};
+}
+
 Json ToJson(const v1::StatusReply& reply) {
   Json json = {
       {"version", reply.version()},
@@ -28,11 +32,11 @@ Json ToJson(const v1::StatusReply& reply) {
        {{"url", reply.store()},
         {"objects", reply.store_objects()},
         {"bytes", reply.store_bytes()},
-        {"capacity_bytes", reply.store_capacity_bytes()}}},
+        {"capacity_bytes", reply.store_capacity_bytes()},
+        {"servers", Json::array()}}},
       {"sessions", Json::array()},
       {"stages", Json::array()},
       {"slabs", Json::array()},
-      {"counters", Json::object()},
   };
   for (const auto& session : reply.sessions()) {
     json["sessions"].push_back({{"engine_id", session.engine_id()},
@@ -54,8 +58,12 @@ Json ToJson(const v1::StatusReply& reply) {
                              {"total", slab.total()},
                              {"free", slab.free()}});
   }
-  const std::map<std::string, uint64_t> counters(reply.counters().begin(), reply.counters().end());
-  for (const auto& [name, value] : counters) json["counters"][name] = value;
+  for (const auto& server : reply.store_servers()) {
+    json["store"]["servers"].push_back({{"address", server.address()},
+                                        {"breaker", server.breaker()},
+                                        {"events", Sorted(server.events())}});
+  }
+  json["counters"] = Sorted(reply.counters());
   return json;
 }
 
@@ -71,6 +79,17 @@ void PrintSessions(const v1::StatusReply& reply, std::ostream& out) {
   }
 }
 
+void PrintServers(const v1::StatusReply& reply, std::ostream& out) {
+  for (const auto& server : reply.store_servers()) {
+    out << fmt::format("server     {}: breaker {}", OneLine(server.address()),
+                       server.breaker().empty() ? "-" : OneLine(server.breaker()));
+    for (const auto& [event, count] : Sorted(server.events())) {
+      out << fmt::format(", {} {}", OneLine(event), count);
+    }
+    out << "\n";
+  }
+}
+
 void PrintText(const v1::StatusReply& reply, std::ostream& out) {
   const std::string capacity = reply.store_capacity_bytes() == 0
                                    ? "no bound known"
@@ -83,6 +102,7 @@ void PrintText(const v1::StatusReply& reply, std::ostream& out) {
                      Count(reply.store_objects(), "object"), HumanBytes(reply.store_bytes()),
                      capacity)
       << fmt::format("memory     {} resident\n", HumanBytes(reply.resident_bytes()));
+  PrintServers(reply, out);
   for (const auto& slab : reply.slabs()) {
     out << fmt::format("slabs      {}: {} of {} free, {} each\n", OneLine(slab.pool()), slab.free(),
                        slab.total(), HumanBytes(slab.slab_bytes()));
@@ -92,8 +112,7 @@ void PrintText(const v1::StatusReply& reply, std::ostream& out) {
     out << fmt::format("stage      {:<11} busy {:.3f} s, in flight {}\n", OneLine(stage.name()),
                        stage.busy_seconds(), stage.inflight());
   }
-  const std::map<std::string, uint64_t> counters(reply.counters().begin(), reply.counters().end());
-  for (const auto& [name, value] : counters) {
+  for (const auto& [name, value] : Sorted(reply.counters())) {
     out << fmt::format("counter    {} {}\n", OneLine(name), value);
   }
 }

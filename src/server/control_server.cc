@@ -86,6 +86,7 @@ class Service final : public SessionService {
       slabs->set_free(pool->free_count());
     }
     AddMetrics(reply);
+    AddServers(reply);
     return grpc::Status::OK;
   }
 
@@ -257,6 +258,7 @@ class Service final : public SessionService {
       if (row.type != MetricType::kCounter || std::holds_alternative<const BusyTime*>(row.source)) {
         continue;
       }
+      if (row.labels[0].key == "server") continue;  // in AddServers
       std::string name(row.name);
       for (const MetricLabel& label : row.labels) {
         if (!label.key.empty()) {
@@ -264,6 +266,19 @@ class Service final : public SessionService {
         }
       }
       (*reply->mutable_counters())[name] = static_cast<uint64_t>(row.Value());
+    }
+  }
+
+  void AddServers(v1::StatusReply* reply) const {
+    for (const ServerMetrics& server : metrics_->store_servers.rows()) {
+      v1::StoreServerStatus* status = reply->add_store_servers();
+      status->set_address(server.name);
+      const auto state = static_cast<BreakerState>(server.breaker.value());
+      if (!ServerTable::IsShared(server)) status->set_breaker(std::string(BreakerStateName(state)));
+      for (size_t i = 0; i < static_cast<size_t>(ServerEventLabel::kCount); ++i) {
+        const auto event = static_cast<ServerEventLabel>(i);
+        (*status->mutable_events())[std::string(LabelName(event))] = server.events[event].value();
+      }
     }
   }
 

@@ -122,7 +122,8 @@ class RedisClusterTest : public testing::Test {
 
   void SetUp() override { SS_NEEDS_REDIS(); }
   void Open(RedisClusterProcesses* cluster, const std::string& options = "") {
-    Result<std::unique_ptr<Store>> store = OpenStore(cluster->url() + options, {});
+    Result<std::unique_ptr<Store>> store =
+        OpenStore(cluster->url() + options, StoreOptions{{}, &servers_});
     ASSERT_TRUE(store.ok()) << store.status().ToString();
     store_ = std::move(store).value();
     driver_ = std::make_unique<StoreDriver>(store_.get());
@@ -149,7 +150,12 @@ class RedisClusterTest : public testing::Test {
     return slot < 16384 / 3 ? 0 : slot < 16384 * 2 / 3 ? 1 : 2;
   }
 
+  const ServerMetrics& CountsOf(const RedisProcess& server) {
+    return *servers_.RowOf(server.host_port());
+  }
+
   const SteadyClock clock_;
+  ServerTable servers_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<StoreDriver> driver_;
 };
@@ -170,6 +176,11 @@ TEST_F(RedisClusterTest, AKilledMasterIsReplacedByItsReplicaAndOthersGoOn) {
   }
   EXPECT_TRUE(AllHoldSoon());
   EXPECT_EQ(driver_->PutPair(1000, 5000), StatusCode::kOk);
+  // The dead one left the cluster: nobody is to be alarmed for ever.
+  EXPECT_EQ(CountsOf(cluster.master(1)).events[ServerEventLabel::kOpened].value(), 1u);
+  EXPECT_EQ(CountsOf(cluster.master(1)).breaker.value(),
+            static_cast<int64_t>(BreakerState::kClosed));
+  EXPECT_EQ(CountsOf(cluster.master(0)).events[ServerEventLabel::kOpened].value(), 0u);
 }
 
 TEST_F(RedisClusterTest, AFailOverByHandLosesNothing) {
@@ -209,6 +220,8 @@ TEST_F(RedisClusterTest, FollowsASlotWhileAndAfterItMigrates) {
       from.Ask({"MIGRATE", "127.0.0.1", std::to_string(to.port()), ToString(name), "0", "5000"})
           .starts_with("+OK"));
   EXPECT_TRUE(driver_->Holds(name, contents));  // by ASK
+  EXPECT_EQ(CountsOf(from).events[ServerEventLabel::kAsk].value(), 1u);
+  EXPECT_EQ(CountsOf(from).events[ServerEventLabel::kMoved].value(), 0u);
   // New objects of a migrating slot are born at its destination.
   ObjectName sibling = name;
   sibling.first_layer = 7;
@@ -227,6 +240,7 @@ TEST_F(RedisClusterTest, FollowsASlotWhileAndAfterItMigrates) {
     ASSERT_TRUE(server->Ask({"CLUSTER", "SETSLOT", slot, "NODE", to_id}).starts_with("+OK"));
   }
   EXPECT_TRUE(driver_->Holds(name, contents));  // by MOVED
+  EXPECT_EQ(CountsOf(from).events[ServerEventLabel::kMoved].value(), 1u);
   EXPECT_TRUE(AllHold());
 }
 

@@ -8,10 +8,11 @@
 namespace shadowserve {
 
 RedisNode::RedisNode(const RedisConnectionOptions& connection, uint32_t connections,
-                     HostPort address, int epoll_fd)
+                     HostPort address, int epoll_fd, ServerMetrics* counts)
     : connection_options_(connection),
       address_(std::move(address)),
       name_(address_.host + ":" + std::to_string(address_.port)),
+      counts_(counts),
       random_(std::hash<std::string>()(name_) ^
               static_cast<uint64_t>(reinterpret_cast<uintptr_t>(this))) {
   connection_options_.host = BareHost(address_);
@@ -109,8 +110,10 @@ void RedisNode::Notice(Link* link, int64_t now_ns) {
   }
   if (connection.ready() && !link->ready) {
     link->ready = true;
-    if (breaker_ == Breaker::kProbing) {
-      breaker_ = Breaker::kClosed;
+    if (link->served) Count(ServerEventLabel::kReconnect);
+    link->served = true;
+    if (breaker_ == BreakerState::kHalfOpen) {
+      SetBreaker(BreakerState::kClosed);
       failures_ = 0;
       Log(LogLevel::kInfo, "redis {}: available again", name_);
     }
@@ -131,18 +134,19 @@ void RedisNode::OnClosed(Link* link, int64_t now_ns) {
   }
   fault_ = connection.fault();
   error_ = connection.error();
+  if (fault_ == RedisFault::kTimeout) Count(ServerEventLabel::kTimeout);
   const bool silent = fault_ == RedisFault::kTimeout || fault_ == RedisFault::kRefused ||
                       fault_ == RedisFault::kTls;
   failures_ += silent ? kFailuresMax : 1;
-  if (breaker_ == Breaker::kProbing || failures_ >= kFailuresMax) Trip(now_ns);
+  if (breaker_ == BreakerState::kHalfOpen || failures_ >= kFailuresMax) Trip(now_ns);
 }
 
 void RedisNode::Trip(int64_t now_ns) {
-  if (breaker_ == Breaker::kClosed) {
-    ++opened_count_;
+  if (breaker_ == BreakerState::kClosed) {
+    Count(ServerEventLabel::kOpened);
     Log(LogLevel::kWarn, "redis {}: unavailable: {}", name_, error_);
   }
-  breaker_ = Breaker::kOpen;
+  SetBreaker(BreakerState::kOpen);
   probe_ns_ = now_ns + Backoff(trips_++);
   Reset();
 }
@@ -158,8 +162,20 @@ void RedisNode::Reset() {
   LoseAll(urgent_.TakeAll());
 }
 
+void RedisNode::SetBreaker(BreakerState state) {
+  breaker_ = state;
+  counts_->breaker.Set(static_cast<int64_t>(state));
+}
+
+void RedisNode::Retire() {
+  if (usable()) return;
+  SetBreaker(BreakerState::kClosed);
+  failures_ = 0;
+  trips_ = 0;
+}
+
 void RedisNode::Shut() {
-  breaker_ = Breaker::kOpen;
+  SetBreaker(BreakerState::kOpen);
   probe_ns_ = INT64_MAX;
   Reset();
 }
@@ -177,13 +193,13 @@ void RedisNode::Tick(int64_t now_ns) {
   }
   FailOverdue(&queue_, now_ns);
   FailOverdue(&urgent_, now_ns);
-  if (breaker_ == Breaker::kOpen && now_ns < probe_ns_) return;
+  if (breaker_ == BreakerState::kOpen && now_ns < probe_ns_) return;
   if (HaveAddresses(now_ns)) OpenLinks(now_ns);
 }
 
 // Starts to resolve the host, or takes the answer; false: not yet.
 bool RedisNode::HaveAddresses(int64_t now_ns) {
-  const bool again = breaker_ == Breaker::kOpen;  // addresses of a name may have changed
+  const bool again = breaker_ == BreakerState::kOpen;  // addresses of a name may have changed
   if (!resolver_.busy() && (addresses_.empty() || again)) {
     resolver_.Start(address_);
     resolving_ns_ = now_ns;
@@ -193,6 +209,7 @@ bool RedisNode::HaveAddresses(int64_t now_ns) {
   std::string error;
   if (!resolver_.Poll(&found, &error)) {
     if (usable() && now_ns - resolving_ns_ >= connection_options_.connect_timeout_ns) {
+      Count(ServerEventLabel::kTimeout);
       fault_ = RedisFault::kTimeout;
       error_ = "host name: not resolved within the time-out";
       Trip(now_ns);
@@ -208,7 +225,8 @@ bool RedisNode::HaveAddresses(int64_t now_ns) {
   if (!found.empty()) addresses_ = std::move(found);
   if (again) {
     // Answered: this Tick goes on to the probe.
-    breaker_ = Breaker::kProbing;
+    SetBreaker(BreakerState::kHalfOpen);
+    Count(ServerEventLabel::kProbe);
     OpenLink(&links_[0], now_ns);
     return false;
   }
@@ -216,7 +234,7 @@ bool RedisNode::HaveAddresses(int64_t now_ns) {
 }
 
 void RedisNode::OpenLinks(int64_t now_ns) {
-  if (breaker_ == Breaker::kProbing) return;
+  if (breaker_ == BreakerState::kHalfOpen) return;
   for (Link& link : links_) {
     if (!usable()) return;  // the last one tripped it
     const bool closed = link.connection->state() == RedisConnection::State::kClosed;
@@ -240,7 +258,7 @@ int64_t RedisNode::Backoff(uint32_t failures) {
 }
 
 int64_t RedisNode::next_tick_ns(int64_t now_ns) const {
-  if (breaker_ == Breaker::kOpen && !resolver_.busy()) return probe_ns_;
+  if (breaker_ == BreakerState::kOpen && !resolver_.busy()) return probe_ns_;
   if (busy()) return now_ns + kTickNs;
   int64_t next_ns = INT64_MAX;
   for (const Link& link : links_) {

@@ -23,6 +23,7 @@
 
 #include "base/address.h"
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "store/host_resolver.h"
 #include "store/redis_connection.h"
 
@@ -36,15 +37,13 @@ class RedisNode {
   // How often time-outs are looked at while something waits.
   static constexpr int64_t kTickNs = 20 * kNsPerMs;
 
-  enum class Breaker : uint8_t { kClosed, kOpen, kProbing };
-
   // `connection` is copied; its host is set to `address`. `connections` for values, at least 1.
+  // `counts` outlives it.
   RedisNode(const RedisConnectionOptions& connection, uint32_t connections, HostPort address,
-            int epoll_fd);
+            int epoll_fd, ServerMetrics* counts);
 
   const HostPort& address() const { return address_; }
-  Breaker breaker() const { return breaker_; }
-  bool usable() const { return breaker_ == Breaker::kClosed; }
+  bool usable() const { return breaker_ == BreakerState::kClosed; }
   // Something waits for it.
   bool busy() const;
   // At least one connection is ready.
@@ -52,7 +51,7 @@ class RedisNode {
   // The last failure.
   RedisFault fault() const { return fault_; }
   const std::string& error() const { return error_; }
-  uint64_t opened_count() const { return opened_count_; }
+  void Count(ServerEventLabel event) { counts_->events[event].Add(); }
 
   // Takes a command; while the breaker is not closed it fails here and now.
   void Queue(RedisCommand* command, bool urgent);
@@ -66,6 +65,8 @@ class RedisNode {
   // Receives what TLS holds back; true when some is left after the budget is spent.
   bool DrainBuffered(int64_t now_ns, uint64_t* budget);
   void Forgive(int64_t away_ns);
+  // Nobody needs it now: what failed is forgotten.
+  void Retire();
   // Ends all connections; what waits fails.
   void Shut();
 
@@ -74,6 +75,7 @@ class RedisNode {
     std::unique_ptr<RedisConnection> connection;
     bool open = false;  // as of the last Notice
     bool ready = false;
+    bool served = false;  // was ready before
     uint64_t replies = 0;
     uint32_t failures = 0;
     int64_t retry_ns = 0;
@@ -84,6 +86,7 @@ class RedisNode {
   void Notice(Link* link, int64_t now_ns);
   void OnClosed(Link* link, int64_t now_ns);
   void Trip(int64_t now_ns);
+  void SetBreaker(BreakerState state);
   void Reset();
   void OpenLinks(int64_t now_ns);
   bool HaveAddresses(int64_t now_ns);
@@ -102,12 +105,12 @@ class RedisNode {
   size_t next_address_ = 0;
   int64_t resolving_ns_ = 0;  // since when
 
-  Breaker breaker_ = Breaker::kClosed;
+  ServerMetrics* const counts_;
+  BreakerState breaker_ = BreakerState::kClosed;
   RedisFault fault_ = RedisFault::kNone;
   std::string error_;
   uint32_t failures_ = 0;  // in a row
   uint32_t trips_ = 0;     // since the last reply
-  uint64_t opened_count_ = 0;
   int64_t probe_ns_ = 0;
   uint64_t random_;
 };

@@ -16,6 +16,8 @@
 
 namespace shadowserve {
 
+class RedisNode;
+
 constexpr uint32_t kRedisQueueDepth = 256;
 
 struct RedisRequest : RedisCommand {
@@ -31,6 +33,7 @@ struct RedisRequest : RedisCommand {
   std::array<char, kTailBytes> tail;
   uint64_t number = 0;  // in order of acceptance
   uint32_t redirects = 0;
+  RedisNode* node = nullptr;  // that was asked last
   bool used = false;
   bool waits = false;  // for an earlier change of the same name
 

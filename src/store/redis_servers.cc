@@ -17,9 +17,10 @@ bool Passes(std::string_view error) {
 
 }  // namespace
 
-RedisServers::RedisServers(Options options, int epoll_fd)
+RedisServers::RedisServers(Options options, int epoll_fd, ServerTable* table)
     : options_(std::move(options)),
       epoll_fd_(epoll_fd),
+      table_(table != nullptr ? table : &own_table_),
       refresh_wanted_(options_.cluster),
       question_text_(RespCommand({"CLUSTER", "SLOTS"})) {
   slots_.fill(options_.cluster ? kNobody : 0);
@@ -34,8 +35,9 @@ uint16_t RedisServers::FindOrAdd(const HostPort& address) {
     }
   }
   if (nodes_.size() == kServersMax) return kNobody;
-  nodes_.push_back(
-      std::make_unique<RedisNode>(options_.connection, options_.connections, address, epoll_fd_));
+  ServerMetrics* const counts = table_->RowOf(address.host + ":" + std::to_string(address.port));
+  nodes_.push_back(std::make_unique<RedisNode>(options_.connection, options_.connections, address,
+                                               epoll_fd_, counts));
   is_master_.push_back(false);
   return static_cast<uint16_t>(nodes_.size() - 1);
 }
@@ -119,7 +121,11 @@ void RedisServers::Work(int64_t now_ns) {
 
 void RedisServers::Tick(int64_t now_ns) {
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    if (Needed(i)) nodes_[i]->Tick(now_ns);
+    if (Needed(i)) {
+      nodes_[i]->Tick(now_ns);
+    } else {
+      nodes_[i]->Retire();
+    }
     if (is_master_[i] && !nodes_[i]->usable()) WantRefresh();  // a fail-over is due
   }
   const bool due = refresh_ns_ == INT64_MIN || now_ns - refresh_ns_ >= kRefreshNs;

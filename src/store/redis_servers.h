@@ -31,7 +31,8 @@ class RedisServers final : public RedisReplyListener {
     uint32_t connections = 1;
     RedisConnectionOptions connection;
   };
-  RedisServers(Options options, int epoll_fd);
+  // `table` counts; null: one of its own.
+  RedisServers(Options options, int epoll_fd, ServerTable* table);
 
   // Null: nobody is known to serve the key.
   RedisNode* Route(std::string_view key) const;
@@ -65,6 +66,8 @@ class RedisServers final : public RedisReplyListener {
 
   const Options options_;
   const int epoll_fd_;
+  ServerTable own_table_;
+  ServerTable* const table_;
   std::vector<std::unique_ptr<RedisNode>> nodes_;
   std::vector<bool> is_master_;
   std::array<uint16_t, kRedisSlots> slots_;

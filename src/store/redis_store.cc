@@ -49,7 +49,7 @@ class RedisStore final : public Store, public RedisReplyListener {
     if (servers_ != nullptr) servers_->Shut();
   }
 
-  Status Open();
+  Status Open(ServerTable* table);
 
   size_t Submit(std::span<const StoreRequest> requests) override;
   size_t Poll(std::span<StoreCompletion> completions) override;
@@ -74,6 +74,7 @@ class RedisStore final : public Store, public RedisReplyListener {
   void ArmTimer(int64_t now_ns);
   void Signal();
   void Start(RedisRequest* request);
+  void Send(RedisRequest* request, RedisNode* node);
   void Redirect(RedisRequest* request, std::string_view error);
   void Finish(RedisRequest* request, StatusCode code, uint64_t bytes = 0);
   void LogError(std::string_view error);
@@ -138,7 +139,7 @@ Status RedisStore::MakeConnectionOptions() {
   return OkStatus();
 }
 
-Status RedisStore::Open() {
+Status RedisStore::Open(ServerTable* table) {
   SS_TRY(OpenDescriptors());
   SS_TRY(MakeConnectionOptions());
   RedisServers::Options servers;
@@ -146,7 +147,7 @@ Status RedisStore::Open() {
   servers.seeds = options_.servers;
   servers.connections = static_cast<uint32_t>(options_.connections);
   servers.connection = connection_options_;
-  servers_ = std::make_unique<RedisServers>(std::move(servers), epoll_.get());
+  servers_ = std::make_unique<RedisServers>(std::move(servers), epoll_.get(), table);
   stats_ = std::make_unique<RedisStats>(servers_.get(), timeout_ns_, options_.database);
   return WaitForServers();
 }
@@ -255,6 +256,11 @@ void RedisStore::Start(RedisRequest* request) {
     request->expected_bytes = std::min<uint64_t>(request->target.size(), expected_bytes_);
   }
   request->deadline_ns = now_ns_ + kWaitFactor * timeout_ns_;
+  Send(request, node);
+}
+
+void RedisStore::Send(RedisRequest* request, RedisNode* node) {
+  request->node = node;
   node->Queue(request, request->request.op == StoreOp::kExists);
 }
 
@@ -286,9 +292,10 @@ void RedisStore::OnReply(RedisCommand* command, const RedisReply& reply) {
 }
 
 void RedisStore::Redirect(RedisRequest* request, std::string_view error) {
-  const HostPort* asked = &options_.servers[0];
-  if (const RedisNode* node = servers_->Route(request->key_text())) asked = &node->address();
-  const Result<RedisRedirect> redirect = ParseRedirect(error, *asked);
+  const Result<RedisRedirect> redirect = ParseRedirect(error, request->node->address());
+  if (redirect.ok()) {
+    request->node->Count(redirect->ask ? ServerEventLabel::kAsk : ServerEventLabel::kMoved);
+  }
   RedisNode* const node =
       redirect.ok() && request->redirects++ < kRedirectsMax ? servers_->Follow(*redirect) : nullptr;
   if (node == nullptr) {
@@ -296,7 +303,7 @@ void RedisStore::Redirect(RedisRequest* request, std::string_view error) {
     return Finish(request, StatusCode::kUnavailable);
   }
   requests_.Compose(request, redirect->ask);
-  node->Queue(request, request->request.op == StoreOp::kExists);
+  Send(request, node);
 }
 
 void RedisStore::Finish(RedisRequest* request, StatusCode code, uint64_t bytes) {
@@ -313,9 +320,10 @@ void RedisStore::LogError(std::string_view error) {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> OpenRedisStore(const RedisStoreOptions& options) {
+Result<std::unique_ptr<Store>> OpenRedisStore(const RedisStoreOptions& options,
+                                              ServerTable* servers) {
   auto store = std::make_unique<RedisStore>(options);
-  SS_TRY(store->Open());
+  SS_TRY(store->Open(servers));
   return std::unique_ptr<Store>(std::move(store));
 }
 

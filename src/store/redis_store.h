@@ -23,6 +23,7 @@
 
 #include <memory>
 
+#include "base/metrics.h"
 #include "base/result.h"
 #include "store/redis_url.h"
 #include "store/store.h"
@@ -31,7 +32,9 @@ namespace shadowserve {
 
 // Waits at most connect_timeout_ms for the servers and opens without them when they are away.
 // kInvalidArgument: what can never work, for example a wrong password, database or certificate.
-Result<std::unique_ptr<Store>> OpenRedisStore(const RedisStoreOptions& options);
+// `servers`: counts what happens with each server; may be null, else it outlives the store.
+Result<std::unique_ptr<Store>> OpenRedisStore(const RedisStoreOptions& options,
+                                              ServerTable* servers);
 
 }  // namespace shadowserve
 

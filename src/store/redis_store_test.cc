@@ -24,7 +24,7 @@ class RedisStoreTest : public testing::Test {
  protected:
   void SetUp() override { SS_NEEDS_REDIS(); }
   void Open(const std::string& url) {
-    Result<std::unique_ptr<Store>> store = OpenStore(url, {});
+    Result<std::unique_ptr<Store>> store = OpenStore(url, StoreOptions{{}, &servers_});
     ASSERT_TRUE(store.ok()) << store.status().ToString();
     driver_.reset();
     store_ = std::move(store).value();
@@ -41,8 +41,15 @@ class RedisStoreTest : public testing::Test {
   double Seconds() const { return static_cast<double>(clock_.NowNs() - start_ns_) / 1e9; }
   void Restart() { start_ns_ = clock_.NowNs(); }
 
+  // Of the first server that was opened.
+  uint64_t Count(ServerEventLabel event) const { return servers_.rows()[0].events[event].value(); }
+  BreakerState Breaker() const {
+    return static_cast<BreakerState>(servers_.rows()[0].breaker.value());
+  }
+
   const SteadyClock clock_;
   int64_t start_ns_ = 0;
+  ServerTable servers_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<StoreDriver> driver_;
 };
@@ -125,6 +132,29 @@ TEST_F(RedisStoreTest, AStoppedServerCostsOneTimeOutAndNoBufferIsTouchedLater) {
   EXPECT_TRUE(Becomes(StatusCode::kOk, SegmentName(1)));
   EXPECT_EQ(buffer, Bytes(1'000'000, std::byte{0x55}));
   EXPECT_TRUE(driver_->Holds(SegmentName(1), contents));
+}
+
+TEST_F(RedisStoreTest, CountsWhatHappensWithItsServer) {
+  RedisProcess redis;
+  Open(redis.url() + kFast);
+  ASSERT_EQ(driver_->PutPair(1, 1000), StatusCode::kOk);
+  ASSERT_EQ(servers_.rows().size(), 1u);
+  EXPECT_EQ(servers_.rows()[0].name, redis.host_port());
+  for (size_t i = 0; i < static_cast<size_t>(ServerEventLabel::kCount); ++i) {
+    EXPECT_EQ(Count(static_cast<ServerEventLabel>(i)), 0u) << i;
+  }
+  redis.Signal(SIGSTOP);
+  EXPECT_EQ(driver_->GetCode(SegmentName(1)), StatusCode::kUnavailable);
+  EXPECT_EQ(Breaker(), BreakerState::kOpen);
+  EXPECT_EQ(Count(ServerEventLabel::kOpened), 1u);
+  EXPECT_EQ(Count(ServerEventLabel::kTimeout), 1u);
+  redis.Signal(SIGCONT);
+  EXPECT_TRUE(Becomes(StatusCode::kOk, SegmentName(1)));
+  EXPECT_EQ(Breaker(), BreakerState::kClosed);
+  EXPECT_EQ(Count(ServerEventLabel::kOpened), 1u);
+  EXPECT_GE(Count(ServerEventLabel::kProbe), 1u);
+  EXPECT_GE(Count(ServerEventLabel::kReconnect), 1u);
+  EXPECT_EQ(Count(ServerEventLabel::kMoved) + Count(ServerEventLabel::kAsk), 0u);
 }
 
 TEST_F(RedisStoreTest, AnOwnerThatIsAwayIsNotTakenForASilentServer) {

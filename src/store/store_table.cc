@@ -36,9 +36,9 @@ Result<std::unique_ptr<Store>> OpenMemory(const StoreUrl& url, const StoreOption
 Status CheckRedis(const StoreUrl& url) {
   return ParseRedisStoreUrl(url).status();
 }
-Result<std::unique_ptr<Store>> OpenRedis(const StoreUrl& url, const StoreOptions&) {
+Result<std::unique_ptr<Store>> OpenRedis(const StoreUrl& url, const StoreOptions& options) {
   SS_TRY_ASSIGN(const RedisStoreOptions redis, ParseRedisStoreUrl(url));
-  return OpenRedisStore(redis);
+  return OpenRedisStore(redis, options.servers);
 }
 
 struct StoreRow {

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/metrics.h"
 #include "base/result.h"
 #include "store/store.h"
 
@@ -15,6 +16,8 @@ namespace shadowserve {
 struct StoreOptions {
   // CPUs that kernel helpers of the store (io_uring workers) may use; empty: the caller's affinity.
   std::vector<int> cpus;
+  // Where a store of servers counts what happens with them; must outlive it. Null: nowhere.
+  ServerTable* servers = nullptr;
 };
 
 // kInvalidArgument names the part of the URL that is wrong (unknown scheme, unknown or bad option).
