@@ -177,18 +177,29 @@ std::string RedisProcess::Ask(const std::vector<std::string>& arguments) const {
   return reply.starts_with(skip) ? reply.substr(skip.size()) : reply;
 }
 
-RedisClusterProcesses::RedisClusterProcesses(size_t masters, bool replicas) : masters_(masters) {
+RedisClusterProcesses::RedisClusterProcesses(size_t masters, bool replicas,
+                                             std::vector<std::string> arguments, bool tls)
+    : masters_(masters), tls_(tls) {
+  const auto add = [&arguments](std::initializer_list<std::string> more) {
+    arguments.insert(arguments.end(), more);
+  };
+  // A replica is named to clients once it was pinged.
+  add({"--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
+       "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
+       "--cluster-allow-replica-migration", "no", "--repl-ping-replica-period", "1"});
+  if (tls) add({"--tls-cluster", "yes", "--tls-replication", "yes"});
   for (size_t i = 0; i < masters * (replicas ? 2 : 1); ++i) {
-    servers_.push_back(std::make_unique<RedisProcess>(std::vector<std::string>{
-        "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
-        "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
-        "--cluster-allow-replica-migration", "no"}));
+    servers_.push_back(std::make_unique<RedisProcess>(arguments, tls));
   }
   Wire();
 }
 
-std::string RedisClusterProcesses::url() const {
-  return "redis+cluster://" + servers_[0]->host_port() + "," + servers_[1]->host_port();
+uint16_t RedisClusterProcesses::PortOf(size_t i) const {
+  return tls_ ? servers_[i]->tls_port() : servers_[i]->port();
+}
+
+std::string RedisClusterProcesses::host_ports() const {
+  return "127.0.0.1:" + std::to_string(PortOf(0)) + ",127.0.0.1:" + std::to_string(PortOf(1));
 }
 
 void RedisClusterProcesses::Wire() {
@@ -199,7 +210,7 @@ void RedisClusterProcesses::Wire() {
   for (size_t i = 0; i < servers_.size(); ++i) {
     (void)servers_[i]->Ask({"CLUSTER", "SET-CONFIG-EPOCH", std::to_string(i + 1)});
     if (i == 0) continue;
-    (void)servers_[0]->Ask({"CLUSTER", "MEET", "127.0.0.1", std::to_string(servers_[i]->port())});
+    (void)servers_[0]->Ask({"CLUSTER", "MEET", "127.0.0.1", std::to_string(PortOf(i))});
   }
   for (size_t i = masters_; i < servers_.size(); ++i) {
     const std::string id = servers_[i - masters_]->Ask({"CLUSTER", "MYID"}).substr(5, 40);
@@ -224,6 +235,11 @@ bool RedisClusterProcesses::Ready() const {
     if (info.find("cluster_state:ok") == std::string::npos ||
         info.find(known) == std::string::npos) {
       return false;
+    }
+    const std::string slots = servers_[i]->Ask({"CLUSTER", "SLOTS"});
+    for (size_t each = 0; each < servers_.size(); ++each) {
+      const std::string port = ":" + std::to_string(servers_[each]->port()) + "\r\n";
+      if (slots.find(port) == std::string::npos) return false;
     }
     if (i >= masters_ && servers_[i]->Ask({"INFO", "replication"}).find("master_link_status:up") ==
                              std::string::npos) {
@@ -309,6 +325,11 @@ bool RedisProxy::Forward(Pair* pair) {
   }
   pair->passed += static_cast<uint64_t>(got);
   return send(pair->client.get(), bytes.data(), static_cast<size_t>(got), MSG_NOSIGNAL) == got;
+}
+
+std::vector<std::string> TlsArguments(const std::string& directory) {
+  return {"--tls-cert-file",         directory + "/server.crt", "--tls-key-file",
+          directory + "/server.key", "--tls-ca-cert-file",      directory + "/ca.crt"};
 }
 
 bool MakeCertificates(const std::string& directory, const std::string& host) {

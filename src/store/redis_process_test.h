@@ -64,21 +64,28 @@ class RedisProcess {
 };
 
 // Masters with an equal share of the slots, each with one replica unless told otherwise. Ready when
-// constructed.
+// constructed. `arguments`, `tls`: as for RedisProcess; with TLS they speak it among themselves
+// too.
 class RedisClusterProcesses {
  public:
-  explicit RedisClusterProcesses(size_t masters = 3, bool replicas = true);
+  explicit RedisClusterProcesses(size_t masters = 3, bool replicas = true,
+                                 std::vector<std::string> arguments = {}, bool tls = false);
   RedisProcess& master(size_t i) { return *servers_[i]; }
   // That of master `i`.
   RedisProcess& replica(size_t i) { return *servers_[masters_ + i]; }
   size_t masters() const { return masters_; }
-  std::string url() const;
+  // Two of them.
+  std::string host_ports() const;
+  std::string url() const { return "redis+cluster://" + host_ports(); }
 
  private:
+  // By which they know each other.
+  uint16_t PortOf(size_t i) const;
   void Wire();
   bool Ready() const;
 
   size_t masters_;
+  bool tls_;
   std::vector<std::unique_ptr<RedisProcess>> servers_;
 };
 
@@ -117,6 +124,8 @@ class RedisProxy {
   std::thread thread_;
 };
 
+// Arguments of a server that speaks TLS with the files of MakeCertificates.
+std::vector<std::string> TlsArguments(const std::string& directory);
 // A key, and a certificate for `host` signed by an authority of its own, by the openssl program:
 // ca.crt, server.crt, server.key, client.crt, client.key and stranger.crt (another authority).
 // False when there is no such program.

@@ -408,9 +408,7 @@ TEST_F(RedisStoreTest, TlsTrustsOnlyTheRightServer) {
   if (!MakeCertificates(dir.path(), "DNS:cache.example,IP:127.0.0.1")) {
     GTEST_SKIP() << "no openssl program";
   }
-  RedisProcess redis({"--tls-cert-file", dir.path() + "/server.crt", "--tls-key-file",
-                      dir.path() + "/server.key", "--tls-ca-cert-file", dir.path() + "/ca.crt"},
-                     true);
+  RedisProcess redis(TlsArguments(dir.path()), true);
   const std::string url = "rediss://127.0.0.1:" + std::to_string(redis.tls_port());
   const std::string ca = "?ca_file=" + dir.path() + "/ca.crt";
   const std::string own =

@@ -10,7 +10,20 @@
 namespace shadowserve {
 namespace {
 
-enum class Server { kNone, kRedis, kRedisWithPassword, kRedisWithTls, kRedisCluster };
+enum class Server {
+  kNone,
+  kRedis,
+  kRedisWithPassword,
+  kRedisWithTls,
+  kRedisCluster,
+  kRedisClusterWithTls
+};
+
+// What docs/operations.md gives to the store's user.
+const std::vector<std::string> kStoreUser = {
+    "--user",         "shadow",  "on",        ">p w%",     "~p:ss1:*", "+get",  "+set",
+    "+unlink",        "+exists", "+strlen",   "+scan",     "+select",  "+ping", "+info",
+    "+cluster|slots", "+asking"};
 
 struct BackEnd {
   const char* name;
@@ -42,21 +55,27 @@ class StoreContract : public testing::TestWithParam<BackEnd> {
         redis_ = std::make_unique<RedisProcess>();
         break;
       case Server::kRedisWithPassword:
-        redis_ = std::make_unique<RedisProcess>(std::vector<std::string>{
-            "--requirepass", "default's", "--user", "shadow", "on", "~p:ss1:*", "+@all", ">p w%"});
+        redis_ = std::make_unique<RedisProcess>(WithUser({"--requirepass", "default's"}));
         break;
       case Server::kRedisWithTls:
         if (!MakeCertificates(dir_.path(), "IP:127.0.0.1")) GTEST_SKIP() << "no openssl program";
-        redis_ = std::make_unique<RedisProcess>(
-            std::vector<std::string>{"--tls-cert-file", dir_.path() + "/server.crt",
-                                     "--tls-key-file", dir_.path() + "/server.key",
-                                     "--tls-ca-cert-file", dir_.path() + "/ca.crt"},
-            true);
+        redis_ = std::make_unique<RedisProcess>(TlsArguments(dir_.path()), true);
         break;
       case Server::kRedisCluster:
         cluster_ = std::make_unique<RedisClusterProcesses>();
         break;
+      case Server::kRedisClusterWithTls: {
+        if (!MakeCertificates(dir_.path(), "IP:127.0.0.1")) GTEST_SKIP() << "no openssl program";
+        std::vector<std::string> arguments = TlsArguments(dir_.path());
+        arguments.insert(arguments.end(), {"--requirepass", "other", "--masterauth", "other"});
+        cluster_ = std::make_unique<RedisClusterProcesses>(3, true, WithUser(arguments), true);
+        break;
+      }
     }
+  }
+  static std::vector<std::string> WithUser(std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), kStoreUser.begin(), kStoreUser.end());
+    return arguments;
   }
   std::string Url(const std::string& capacity) const {
     std::string url = GetParam().url;
@@ -70,7 +89,7 @@ class StoreContract : public testing::TestWithParam<BackEnd> {
       const bool tls = redis_->tls_port() != 0;
       replace("HOST", "127.0.0.1:" + std::to_string(tls ? redis_->tls_port() : redis_->port()));
     }
-    if (cluster_ != nullptr) return cluster_->url();
+    if (cluster_ != nullptr) replace("HOST", cluster_->host_ports());
     if (GetParam().server != Server::kNone) return url;
     return url + (url.find('?') == std::string::npos ? "?capacity=" : "&capacity=") + capacity;
   }
@@ -369,7 +388,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "rediss://HOST?ca_file=DIR/ca.crt&cert_file=DIR/client.crt"
                 "&key_file=DIR/client.key",
                 Server::kRedisWithTls},
-        BackEnd{"redis_cluster", "", Server::kRedisCluster},
+        BackEnd{"redis_cluster", "redis+cluster://HOST", Server::kRedisCluster},
+        BackEnd{"redis_cluster_tls",
+                "rediss+cluster://shadow:p%20w%25@HOST?key_prefix=p:&ca_file=DIR/ca.crt"
+                "&cert_file=DIR/client.crt&key_file=DIR/client.key",
+                Server::kRedisClusterWithTls},
         BackEnd{"faulty_redis", "faulty+redis://HOST?fault.delay_ms=1", Server::kRedis}),
     kName);
 
