@@ -187,9 +187,9 @@ std::string_view LabelName(RoleLabel label) {
 }
 
 std::string_view LabelName(ServerEventLabel label) {
-  return NameIn(
-      std::to_array<std::string_view>({"opened", "probe", "reconnect", "timeout", "moved", "ask"}),
-      label);
+  return NameIn(std::to_array<std::string_view>({"opened", "probe", "reconnect", "timeout", "moved",
+                                                 "ask", "replica_read", "replica_retry"}),
+                label);
 }
 
 std::string_view BreakerStateName(BreakerState state) {

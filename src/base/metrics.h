@@ -128,6 +128,8 @@ enum class ServerEventLabel : uint8_t {
   kTimeout,
   kMoved,
   kAsk,
+  kReplicaRead,
+  kReplicaRetry,
   kCount
 };
 

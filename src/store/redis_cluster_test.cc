@@ -67,6 +67,10 @@ TEST(RedisSlots, ReadsTheMap) {
   ASSERT_EQ(ranges->size(), 2u);
   EXPECT_EQ((*ranges)[0].last, 99u);
   EXPECT_EQ((*ranges)[0].master.host, "10.0.0.1");
+  ASSERT_EQ((*ranges)[0].replicas.size(), 1u);
+  EXPECT_EQ((*ranges)[0].replicas[0].host, "10.0.0.2");
+  EXPECT_EQ((*ranges)[0].replicas[0].port, 7001);
+  EXPECT_TRUE((*ranges)[1].replicas.empty());
   EXPECT_EQ((*ranges)[1].first, 100u);
   EXPECT_EQ((*ranges)[1].master.host, "[::1]");
   EXPECT_EQ((*ranges)[1].master.port, 7002);
@@ -91,7 +95,8 @@ TEST(RedisSlots, RefusesNonsense) {
         "*1\r\n*3\r\n:0\r\n:1\r\n*2\r\n$1\r\na\r\n:0\r\n",
         "*1\r\n*3\r\n:0\r\n:1\r\n*2\r\n$1\r\na\r\n:65536\r\n",
         "*1\r\n*3\r\n:0\r\n:1\r\n*2\r\n:1\r\n:1\r\n", "*1\r\n*3\r\n:0\r\n:1\r\n:2\r\n",
-        "*1\r\n*3\r\n:0\r\n:1\r\n*1\r\n$1\r\na\r\n"}) {
+        "*1\r\n*3\r\n:0\r\n:1\r\n*1\r\n$1\r\na\r\n",
+        "*1\r\n*4\r\n:0\r\n:1\r\n*2\r\n$1\r\na\r\n:1\r\n*2\r\n$1\r\nb\r\n:0\r\n"}) {
     EXPECT_FALSE(ParseClusterSlots(Collect(bad), {"asked", 1}).ok()) << bad;
   }
   EXPECT_FALSE(ParseClusterSlots({}, {"asked", 1}).ok());
@@ -290,6 +295,150 @@ TEST_F(RedisClusterTest, AClusterThatIsDownIsUnavailableUntilItIsWholeAgain) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   EXPECT_EQ(code, StatusCode::kOk);
+}
+
+// Another process that reads what this one's store_ puts, from replicas too.
+class RedisReplicaTest : public RedisClusterTest {
+ protected:
+  void OpenReader(RedisClusterProcesses* cluster) {
+    Open(cluster);
+    for (size_t i = 0; i < cluster->masters(); ++i) {
+      (void)cluster->master(i).Ask({"WAIT", "1", "1000"});
+    }
+    writer_ = std::move(store_);
+    writing_ = std::move(driver_);
+    Result<std::unique_ptr<Store>> store =
+        OpenStore(cluster->url() + "?read_replicas=1&timeout_ms=500", StoreOptions{{}, &reading_});
+    ASSERT_TRUE(store.ok()) << store.status().ToString();
+    store_ = std::move(store).value();
+    driver_ = std::make_unique<StoreDriver>(store_.get());
+    // Connections to replicas are made in the background.
+    for (int i = 0; i < 500 && Reads(cluster->replica(0)) == 0; ++i) ASSERT_TRUE(AllHold());
+    ASSERT_GT(Reads(cluster->replica(0)), 0u);
+  }
+  uint64_t Reads(const RedisProcess& server) {
+    return reading_.RowOf(server.host_port())->events[ServerEventLabel::kReplicaRead].value();
+  }
+  uint64_t Retries(const RedisProcess& server) {
+    return reading_.RowOf(server.host_port())->events[ServerEventLabel::kReplicaRetry].value();
+  }
+  // It goes on serving what it has, and learns nothing more.
+  static void CutOff(const RedisProcess& replica) {
+    (void)replica.Ask({"CONFIG", "SET", "masteruser", "nobody"});
+    (void)replica.Ask({"CONFIG", "SET", "masterauth", "wrong"});
+    ASSERT_EQ(replica.Ask({"CLIENT", "KILL", "TYPE", "master"}), ":1\r\n");
+  }
+
+  ServerTable reading_;
+  std::unique_ptr<Store> writer_;
+  std::unique_ptr<StoreDriver> writing_;
+};
+
+TEST_F(RedisReplicaTest, GetsAreSpreadOverMasterAndReplica) {
+  RedisClusterProcesses cluster;
+  OpenReader(&cluster);
+  for (size_t i = 0; i < cluster.masters(); ++i) {
+    (void)cluster.master(i).Ask({"CONFIG", "RESETSTAT"});
+    (void)cluster.replica(i).Ask({"CONFIG", "RESETSTAT"});
+  }
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(AllHold());
+  for (size_t i = 0; i < cluster.masters(); ++i) {
+    for (const RedisProcess* server : {&cluster.master(i), &cluster.replica(i)}) {
+      EXPECT_NE(server->Ask({"INFO", "commandstats"}).find("cmdstat_get:"), std::string::npos) << i;
+    }
+    EXPECT_EQ(Retries(cluster.replica(i)), 0u);
+  }
+}
+
+TEST_F(RedisReplicaTest, WhatAReplicaDoesNotHaveYetIsFoundAtItsMaster) {
+  RedisClusterProcesses cluster;
+  OpenReader(&cluster);
+  for (size_t i = 0; i < cluster.masters(); ++i) CutOff(cluster.replica(i));
+  for (uint64_t i = 100; i < 160; ++i) ASSERT_EQ(writing_->PutPair(i, 2000), StatusCode::kOk);
+  constexpr uint64_t kRounds = 4;
+  for (uint64_t round = 0; round < kRounds; ++round) {
+    for (uint64_t i = 100; i < 160; ++i) {
+      EXPECT_TRUE(driver_->Holds(SegmentName(i), MakeContents(SegmentName(i), 2000))) << i;
+      EXPECT_EQ(driver_->Run(StoreOp::kExists, MarkerName(i)).code, StatusCode::kOk);
+    }
+    EXPECT_EQ(driver_->GetCode(SegmentName(1000 + round)), StatusCode::kNotFound);
+  }
+  uint64_t retries = 0;
+  for (size_t i = 0; i < cluster.masters(); ++i) retries += Retries(cluster.replica(i));
+  EXPECT_GT(retries, 0u);
+  EXPECT_LE(retries, kRounds * 61);  // at most once a request
+}
+
+TEST_F(RedisReplicaTest, OwnChangesAreSeenThoughTheReplicaDoesNotHaveThem) {
+  RedisClusterProcesses cluster;
+  OpenReader(&cluster);
+  for (size_t i = 0; i < cluster.masters(); ++i) CutOff(cluster.replica(i));
+  for (uint64_t i = 0; i < 30; ++i) {
+    const Bytes changed = MakeContents(SegmentName(i), 3000, 2);
+    ASSERT_EQ(driver_->Put(SegmentName(i), changed), StatusCode::kOk);
+    ASSERT_EQ(driver_->Delete(SegmentName(30 + i)), StatusCode::kOk);
+    for (int round = 0; round < 3; ++round) {
+      EXPECT_TRUE(driver_->Holds(SegmentName(i), changed)) << i;
+      EXPECT_EQ(driver_->GetCode(SegmentName(30 + i)), StatusCode::kNotFound) << i;
+    }
+  }
+}
+
+TEST_F(RedisReplicaTest, AMasterThatBecameAReplicaDoesNotAnswerForItsSuccessor) {
+  RedisClusterProcesses cluster;
+  OpenReader(&cluster);
+  const auto take_over = [](const RedisProcess& replica, const RedisProcess& master) {
+    ASSERT_EQ(replica.Ask({"CLUSTER", "FAILOVER"}), "+OK\r\n");
+    for (int i = 0; i < 500; ++i) {
+      const std::string info = master.Ask({"INFO", "replication"});
+      if (info.find("master_link_status:up") != std::string::npos) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    FAIL() << "no fail-over";
+  };
+  // There and back: the reader has asked either server as a replica before.
+  take_over(cluster.replica(0), cluster.master(0));
+  for (int i = 0; i < 500 && Reads(cluster.master(0)) == 0; ++i) ASSERT_TRUE(AllHoldSoon());
+  ASSERT_GT(Reads(cluster.master(0)), 0u);
+  take_over(cluster.master(0), cluster.replica(0));
+  CutOff(cluster.replica(0));
+  for (uint64_t i = 100; i < 160; ++i) ASSERT_EQ(writing_->PutPair(i, 2000), StatusCode::kOk);
+  // The reader's map is the old one.
+  for (uint64_t i = 100; i < 160; ++i) {
+    EXPECT_TRUE(driver_->Holds(SegmentName(i), MakeContents(SegmentName(i), 2000))) << i;
+    EXPECT_EQ(driver_->Run(StoreOp::kExists, MarkerName(i)).code, StatusCode::kOk);
+  }
+}
+
+TEST_F(RedisReplicaTest, AReplicaThatDiesOrStopsCostsNoGet) {
+  RedisClusterProcesses cluster;
+  OpenReader(&cluster);
+  cluster.replica(0).Kill();
+  cluster.replica(1).Signal(SIGSTOP);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(AllHold());
+  EXPECT_GT(Retries(cluster.replica(1)), 0u);
+  cluster.replica(1).Signal(SIGCONT);
+}
+
+TEST_F(RedisReplicaTest, ReplicasServeWhileTheirMasterIsGone) {
+  RedisClusterProcesses cluster;
+  OpenReader(&cluster);
+  for (size_t i = 0; i < cluster.masters(); ++i) {
+    for (const RedisProcess* server : {&cluster.master(i), &cluster.replica(i)}) {
+      (void)server->Ask({"CONFIG", "SET", "cluster-replica-no-failover", "yes"});
+      (void)server->Ask({"CONFIG", "SET", "cluster-require-full-coverage", "no"});
+      (void)server->Ask({"CONFIG", "SET", "cluster-allow-reads-when-down", "yes"});
+    }
+  }
+  cluster.master(1).Kill();
+  EXPECT_TRUE(AllHoldSoon());
+  uint64_t object = 0;
+  while (MasterOf(object) != 1) ++object;
+  EXPECT_EQ(driver_->Run(StoreOp::kExists, MarkerName(object)).code, StatusCode::kOk);
+  // Whether it is absent only the master knows.
+  uint64_t absent = 1000;
+  while (MasterOf(absent) != 1) ++absent;
+  EXPECT_EQ(driver_->GetCode(SegmentName(absent)), StatusCode::kUnavailable);
 }
 
 TEST_F(RedisClusterTest, OpensWhileSomeSeedsAreAway) {

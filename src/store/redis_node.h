@@ -53,6 +53,11 @@ class RedisNode {
   const std::string& error() const { return error_; }
   void Count(ServerEventLabel event) { counts_->events[event].Add(); }
 
+  // Bytes of value under way to or from it, as its users say.
+  uint64_t load_bytes() const { return load_bytes_; }
+  void AddLoad(uint64_t bytes) { load_bytes_ += bytes; }
+  void RemoveLoad(uint64_t bytes) { load_bytes_ -= bytes; }
+
   // Takes a command; while the breaker is not closed it fails here and now.
   void Queue(RedisCommand* command, bool urgent);
   // Gives waiting commands to connections and sends.
@@ -102,6 +107,7 @@ class RedisNode {
   RedisCommandList urgent_;
   HostResolver resolver_;
   std::vector<SocketAddress> addresses_;
+  uint64_t load_bytes_ = 0;
   size_t next_address_ = 0;
   int64_t resolving_ns_ = 0;  // since when
 

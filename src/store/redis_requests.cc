@@ -30,6 +30,7 @@ RedisRequest* RedisRequests::Take(const StoreRequest& request) {
   taken->request = request;
   taken->number = next_number_++;
   taken->redirects = 0;
+  taken->master_only = false;
   changes_ += IsChange(request.op) ? 1 : 0;
   waiting_ += taken->waits ? 1 : 0;
   std::memcpy(taken->key.data(), key_prefix_.data(), key_prefix_.size());
@@ -39,7 +40,7 @@ RedisRequest* RedisRequests::Take(const StoreRequest& request) {
                std::span(taken->key).subspan(key_prefix_.size()).first<kObjectNameTextMax>());
   taken->target = request.op == StoreOp::kGet ? request.buffer : std::span<std::byte>();
   taken->expected_bytes = request.op == StoreOp::kPut ? request.buffer.size() : 0;
-  Compose(taken, false);
+  Compose(taken, "");
   return taken;
 }
 
@@ -60,12 +61,12 @@ RedisRequest* RedisRequests::Release(RedisRequest* request) {
   return next;
 }
 
-void RedisRequests::Compose(RedisRequest* request, bool asking) const {
+void RedisRequests::Compose(RedisRequest* request, std::string_view prefix) const {
   RespWriter head(request->head);
   RespWriter tail(request->tail);
-  if (asking) {
+  if (!prefix.empty()) {
     head.Begin(1);
-    head.Argument("ASKING");
+    head.Argument(prefix);
   }
   const StoreOp op = request->request.op;
   const bool put = op == StoreOp::kPut;
@@ -84,7 +85,7 @@ void RedisRequests::Compose(RedisRequest* request, bool asking) const {
     }
   }
   SS_CHECK(head.fits() && tail.fits(), "a command larger than its place");
-  request->replies_to_skip = asking ? 1 : 0;
+  request->replies_to_skip = prefix.empty() ? 0 : 1;
   request->pieces = {
       std::as_bytes(std::span(head.text())),
       put ? std::span<const std::byte>(request->request.buffer) : std::span<const std::byte>(),

@@ -22,8 +22,9 @@ constexpr uint32_t kRedisQueueDepth = 256;
 
 struct RedisRequest : RedisCommand {
   static constexpr size_t kKeyBytesMax = kRedisKeyPrefixMax + kObjectNameTextMax;
-  // ASKING, the header of a command of five arguments, its name, the key, the value's header.
-  static constexpr size_t kHeadBytes = 18 + 4 + 12 + 6 + kKeyBytesMax + 2 + 24;
+  // READWRITE in front, the header of a command of five arguments, its name, the key, the value's
+  // header.
+  static constexpr size_t kHeadBytes = 20 + 4 + 12 + 6 + kKeyBytesMax + 2 + 24;
   static constexpr size_t kTailBytes = 2 + 8 + 32;
 
   StoreRequest request;
@@ -34,6 +35,8 @@ struct RedisRequest : RedisCommand {
   uint64_t number = 0;  // in order of acceptance
   uint32_t redirects = 0;
   RedisNode* node = nullptr;  // that was asked last
+  bool at_replica = false;    // it is asked as a replica
+  bool master_only = false;   // a replica did not have it
   bool used = false;
   bool waits = false;  // for an earlier change of the same name
 
@@ -49,8 +52,9 @@ class RedisRequests {
   RedisRequest* Take(const StoreRequest& request);
   // Frees it; the next change of its name that waited for it, or null.
   RedisRequest* Release(RedisRequest* request);
-  // Writes the command; with ASKING in front, for an importing server of a cluster.
-  void Compose(RedisRequest* request, bool asking) const;
+  // Writes the command; with another one in front, unless `prefix` is empty, that tells a server of
+  // a cluster how to take it (ASKING, READONLY, READWRITE).
+  void Compose(RedisRequest* request, std::string_view prefix) const;
 
  private:
   bool EarlierChange(const ObjectName& name) const;

@@ -39,12 +39,28 @@ uint16_t RedisServers::FindOrAdd(const HostPort& address) {
   nodes_.push_back(std::make_unique<RedisNode>(options_.connection, options_.connections, address,
                                                epoll_fd_, counts));
   is_master_.push_back(false);
+  is_replica_.push_back(false);
+  replicas_of_.emplace_back();
   return static_cast<uint16_t>(nodes_.size() - 1);
 }
 
 RedisNode* RedisServers::Route(std::string_view key) const {
   const uint16_t node = slots_[options_.cluster ? RedisSlot(key) : 0];
   return node == kNobody ? nullptr : nodes_[node].get();
+}
+
+RedisNode* RedisServers::RouteRead(std::string_view key) {
+  const uint16_t master = slots_[RedisSlot(key)];
+  const std::vector<RedisNode*>& replicas = replicas_of_[master];
+  RedisNode* best = nullptr;
+  const size_t first = next_reader_++;
+  for (size_t i = 0; i <= replicas.size(); ++i) {
+    const size_t turn = (first + i) % (replicas.size() + 1);
+    RedisNode* const each = turn == 0 ? nodes_[master].get() : replicas[turn - 1];
+    if (!each->usable() || !each->ready()) continue;
+    if (best == nullptr || each->load_bytes() < best->load_bytes()) best = each;
+  }
+  return best != nullptr ? best : nodes_[master].get();
 }
 
 RedisNode* RedisServers::Follow(const RedisRedirect& redirect) {
@@ -95,6 +111,8 @@ void RedisServers::TakeSlots(const std::vector<RedisSlotRange>& ranges) {
   slots_error_.clear();
   slots_.fill(kNobody);
   std::fill(is_master_.begin(), is_master_.end(), false);
+  std::fill(is_replica_.begin(), is_replica_.end(), false);
+  std::ranges::for_each(replicas_of_, [](auto& replicas) { replicas.clear(); });
   uint32_t covered = 0;
   for (const RedisSlotRange& range : ranges) {
     const uint16_t node = FindOrAdd(range.master);
@@ -102,6 +120,7 @@ void RedisServers::TakeSlots(const std::vector<RedisSlotRange>& ranges) {
     is_master_[node] = true;
     std::fill(slots_.begin() + range.first, slots_.begin() + range.last + 1, node);
     covered += range.last - range.first + 1;
+    if (options_.read_replicas) TakeReplicas(node, range.replicas);
   }
   if (!have_slots_) {
     Log(LogLevel::kInfo, "redis cluster: masters {} slots {}", Masters().size(), covered);
@@ -110,9 +129,21 @@ void RedisServers::TakeSlots(const std::vector<RedisSlotRange>& ranges) {
   if (covered < kRedisSlots) refresh_wanted_ = true;
 }
 
+// A master has one list, whatever the number of its ranges.
+void RedisServers::TakeReplicas(uint16_t master, const std::vector<HostPort>& replicas) {
+  if (!replicas_of_[master].empty()) return;
+  for (const HostPort& address : replicas) {
+    const uint16_t node = FindOrAdd(address);
+    if (node == kNobody) continue;
+    is_replica_[node] = true;
+    replicas_of_[master].push_back(nodes_[node].get());
+  }
+}
+
 // Seeds are needed until the map is there; later only those that serve something.
 bool RedisServers::Needed(size_t node) const {
-  return is_master_[node] || !have_slots_ || nodes_[node]->ready() || nodes_[node]->busy();
+  return is_master_[node] || is_replica_[node] || !have_slots_ || nodes_[node]->ready() ||
+         nodes_[node]->busy();
 }
 
 void RedisServers::Work(int64_t now_ns) {
@@ -126,8 +157,10 @@ void RedisServers::Tick(int64_t now_ns) {
     } else {
       nodes_[i]->Retire();
     }
-    if (is_master_[i] && !nodes_[i]->usable()) WantRefresh();  // a fail-over is due
+    // A fail-over is due, or the replica is no longer one.
+    if ((is_master_[i] || is_replica_[i]) && !nodes_[i]->usable()) WantRefresh();
   }
+  if (options_.read_replicas && now_ns >= refresh_ns_ + kReplicasRefreshNs) WantRefresh();
   const bool due = refresh_ns_ == INT64_MIN || now_ns - refresh_ns_ >= kRefreshNs;
   if (refresh_wanted_ && !asking_ && due) AskForSlots(now_ns);
 }
@@ -139,6 +172,8 @@ int64_t RedisServers::next_tick_ns(int64_t now_ns) const {
   }
   if (refresh_wanted_) {
     next_ns = std::min(next_ns, std::max(now_ns + RedisNode::kTickNs, refresh_ns_ + kRefreshNs));
+  } else if (options_.read_replicas) {
+    next_ns = std::min(next_ns, refresh_ns_ + kReplicasRefreshNs);
   }
   return next_ns;
 }

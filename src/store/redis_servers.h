@@ -1,8 +1,9 @@
 // RedisServers: the servers of one store and who serves which key.
 //
 // One server: it serves all. A cluster: a map of slots to masters, learned from CLUSTER SLOTS of
-// any server that answers, at start, after a redirect and while a master is unavailable, at most
-// every kRefreshNs. Servers that left stay known, with no work, up to kServersMax in all.
+// any server that answers, at start, after a redirect and while a server of it is unavailable, at
+// most every kRefreshNs; where replicas are read also every kReplicasRefreshNs, since nothing else
+// tells of new ones. Servers that left stay known, with no work, up to kServersMax in all.
 //
 // Owner thread: the store's.
 #ifndef SHADOWSERVE_STORE_REDIS_SERVERS_H_
@@ -24,9 +25,11 @@ class RedisServers final : public RedisReplyListener {
  public:
   static constexpr size_t kServersMax = 256;
   static constexpr int64_t kRefreshNs = kNsPerSecond;
+  static constexpr int64_t kReplicasRefreshNs = 30 * kNsPerSecond;
 
   struct Options {
     bool cluster = false;
+    bool read_replicas = false;  // of a cluster
     std::vector<HostPort> seeds;
     uint32_t connections = 1;
     RedisConnectionOptions connection;
@@ -34,8 +37,11 @@ class RedisServers final : public RedisReplyListener {
   // `table` counts; null: one of its own.
   RedisServers(Options options, int epoll_fd, ServerTable* table);
 
-  // Null: nobody is known to serve the key.
+  // The master. Null: nobody is known to serve the key.
   RedisNode* Route(std::string_view key) const;
+  // The master or one of its replicas: of those that are ready the one with the least under way, in
+  // turn where that is equal. REQUIRES: Route(key) is not null, Options::read_replicas.
+  RedisNode* RouteRead(std::string_view key);
   // The server of a redirect, null when there are too many. After MOVED the slot is its.
   RedisNode* Follow(const RedisRedirect& redirect);
   // Asks for the map of slots again, soon.
@@ -63,6 +69,7 @@ class RedisServers final : public RedisReplyListener {
   uint16_t FindOrAdd(const HostPort& address);
   void AskForSlots(int64_t now_ns);
   void TakeSlots(const std::vector<RedisSlotRange>& ranges);
+  void TakeReplicas(uint16_t master, const std::vector<HostPort>& replicas);
 
   const Options options_;
   const int epoll_fd_;
@@ -70,6 +77,9 @@ class RedisServers final : public RedisReplyListener {
   ServerTable* const table_;
   std::vector<std::unique_ptr<RedisNode>> nodes_;
   std::vector<bool> is_master_;
+  std::vector<bool> is_replica_;  // that is read
+  std::vector<std::vector<RedisNode*>> replicas_of_;
+  size_t next_reader_ = 0;
   std::array<uint16_t, kRedisSlots> slots_;
   bool refresh_wanted_ = false;
   bool asking_ = false;

@@ -84,6 +84,9 @@ Result<std::vector<RedisSlotRange>> ParseClusterSlots(std::span<const RespItem> 
       return NoSlots("bad slot numbers");
     }
     SS_TRY_ASSIGN(range.master, ParseServer(items, at + 3, asked));
+    for (size_t replica = items[at + 3].end; replica < entry.end; replica = items[replica].end) {
+      SS_TRY_ASSIGN(range.replicas.emplace_back(), ParseServer(items, replica, asked));
+    }
     ranges.push_back(std::move(range));
   }
   if (ranges.empty()) return NoSlots("nobody serves any");

@@ -25,9 +25,10 @@ struct RedisSlotRange {
   uint32_t first = 0;
   uint32_t last = 0;  // inclusive
   HostPort master;
+  std::vector<HostPort> replicas;
 };
 
-// The answer to CLUSTER SLOTS. A master without an address is where the question was sent to.
+// The answer to CLUSTER SLOTS. A server without an address is where the question was sent to.
 // kInvalidArgument: it is no such answer.
 Result<std::vector<RedisSlotRange>> ParseClusterSlots(std::span<const RespItem> items,
                                                       const HostPort& asked);

@@ -17,6 +17,7 @@
 #include "store/redis_listing.h"
 #include "store/redis_requests.h"
 #include "store/redis_servers.h"
+#include "store/redis_slots.h"
 #include "store/redis_stats.h"
 #include "store/resp_writer.h"
 
@@ -34,6 +35,9 @@ constexpr int64_t kLogEveryNs = 10 * kNsPerSecond;
 // What gets are expected to bring before the first ones came: a design value of segments.
 constexpr uint64_t kExpectedBytesFirst = uint64_t{1} << 20;
 constexpr uint64_t kLargeBytes = 64 * 1024;
+// For so long after a change of ours a chunk is read from its master only. What others changed, and
+// a replica has not seen, is at worst an older object of the same name: checked like any other.
+constexpr int64_t kReplicaLagNs = 60 * kNsPerSecond;
 
 StatusCode CodeOfError(std::string_view error) {
   if (error.starts_with("OOM")) return StatusCode::kExhausted;
@@ -44,7 +48,9 @@ StatusCode CodeOfError(std::string_view error) {
 class RedisStore final : public Store, public RedisReplyListener {
  public:
   explicit RedisStore(RedisStoreOptions options)
-      : options_(std::move(options)), requests_(options_.key_prefix, options_.ttl_s) {}
+      : options_(std::move(options)), requests_(options_.key_prefix, options_.ttl_s) {
+    if (options_.read_replicas) changed_ns_.resize(kRedisSlots, -kReplicaLagNs);
+  }
   ~RedisStore() override {
     if (servers_ != nullptr) servers_->Shut();
   }
@@ -74,6 +80,12 @@ class RedisStore final : public Store, public RedisReplyListener {
   void ArmTimer(int64_t now_ns);
   void Signal();
   void Start(RedisRequest* request);
+  // Then each of its commands says whether it is for a master or a replica: a master may have
+  // become a replica since the map was read, and must then refuse instead of saying what it lacks.
+  bool ReadsReplicas(const RedisRequest& request) const {
+    return options_.read_replicas && !IsChange(request.request.op);
+  }
+  RedisNode* PickReader(const RedisRequest& request, RedisNode* master);
   void Send(RedisRequest* request, RedisNode* node);
   void Redirect(RedisRequest* request, std::string_view error);
   void Finish(RedisRequest* request, StatusCode code, uint64_t bytes = 0);
@@ -89,6 +101,7 @@ class RedisStore final : public Store, public RedisReplyListener {
   std::unique_ptr<RedisServers> servers_;
   std::unique_ptr<RedisStats> stats_;
   RedisRequests requests_;
+  std::vector<int64_t> changed_ns_;  // by slot: when we changed something there; for replicas
   CompletionQueue<kRedisQueueDepth> ready_;
   uint32_t outstanding_ = 0;  // accepted requests whose completion was not handed out yet
   uint64_t expected_bytes_ = kExpectedBytesFirst;  // average of what large gets bring
@@ -144,6 +157,7 @@ Status RedisStore::Open(ServerTable* table) {
   SS_TRY(MakeConnectionOptions());
   RedisServers::Options servers;
   servers.cluster = options_.cluster;
+  servers.read_replicas = options_.read_replicas;
   servers.seeds = options_.servers;
   servers.connections = static_cast<uint32_t>(options_.connections);
   servers.connection = connection_options_;
@@ -247,8 +261,8 @@ void RedisStore::Signal() {
 }
 
 void RedisStore::Start(RedisRequest* request) {
-  RedisNode* const node = servers_->Route(request->key_text());
-  if (node == nullptr) {
+  RedisNode* const master = servers_->Route(request->key_text());
+  if (master == nullptr) {
     servers_->WantRefresh();
     return Finish(request, StatusCode::kUnavailable);
   }
@@ -256,11 +270,29 @@ void RedisStore::Start(RedisRequest* request) {
     request->expected_bytes = std::min<uint64_t>(request->target.size(), expected_bytes_);
   }
   request->deadline_ns = now_ns_ + kWaitFactor * timeout_ns_;
+  RedisNode* const node = ReadsReplicas(*request) ? PickReader(*request, master) : master;
+  request->at_replica = node != master;
+  if (request->at_replica) {
+    requests_.Compose(request, "READONLY");
+  } else if (ReadsReplicas(*request)) {
+    requests_.Compose(request, "READWRITE");
+  }
   Send(request, node);
+}
+
+// Questions are small: they go to a replica only for want of a master.
+RedisNode* RedisStore::PickReader(const RedisRequest& request, RedisNode* master) {
+  const bool question = request.request.op == StoreOp::kExists;
+  const bool reachable = master->usable() && master->ready();
+  if (request.master_only || (question && reachable)) return master;
+  const int64_t changed_ns = changed_ns_[RedisSlot(request.key_text())];
+  if (now_ns_ - changed_ns < kReplicaLagNs) return master;
+  return servers_->RouteRead(request.key_text());
 }
 
 void RedisStore::Send(RedisRequest* request, RedisNode* node) {
   request->node = node;
+  node->AddLoad(request->expected_bytes);
   node->Queue(request, request->request.op == StoreOp::kExists);
 }
 
@@ -269,6 +301,16 @@ void RedisStore::OnReply(RedisCommand* command, const RedisReply& reply) {
   auto* const request = static_cast<RedisRequest*>(command);
   const StoreOp op = request->request.op;
   const auto bytes = static_cast<uint64_t>(reply.number);
+  request->node->RemoveLoad(request->expected_bytes);
+  if (request->at_replica) {
+    const bool found = reply.kind == Kind::kBulk || (reply.kind == Kind::kInteger && bytes > 0);
+    request->node->Count(found ? ServerEventLabel::kReplicaRead : ServerEventLabel::kReplicaRetry);
+    if (reply.kind == Kind::kError) servers_->WantRefresh();  // it may be no replica any more
+    if (!found) {
+      request->master_only = true;
+      return Start(request);
+    }
+  }
   if (reply.kind == Kind::kLost) return Finish(request, StatusCode::kUnavailable);
   if (reply.kind == Kind::kError) {
     if (reply.text.starts_with("MOVED ") || reply.text.starts_with("ASK ")) {
@@ -302,12 +344,15 @@ void RedisStore::Redirect(RedisRequest* request, std::string_view error) {
     LogError(options_.cluster ? error : "a cluster's server: write redis+cluster://");
     return Finish(request, StatusCode::kUnavailable);
   }
-  requests_.Compose(request, redirect->ask);
+  requests_.Compose(request, redirect->ask ? "ASKING" : ReadsReplicas(*request) ? "READWRITE" : "");
   Send(request, node);
 }
 
 void RedisStore::Finish(RedisRequest* request, StatusCode code, uint64_t bytes) {
   ready_.Push({request->request.user_data, code, bytes});
+  if (options_.read_replicas && IsChange(request->request.op)) {
+    changed_ns_[RedisSlot(request->key_text())] = now_ns_;
+  }
   RedisRequest* const next = requests_.Release(request);
   if (next != nullptr) Start(next);
 }

@@ -13,7 +13,11 @@
 //
 // A server that is gone makes requests fail at once (redis_node.h, "Breaker"); it is probed in the
 // background and used again when it answers. A request is sent again only when a cluster sends it
-// elsewhere, at most kRedirectsMax times.
+// elsewhere, at most kRedirectsMax times, and to a master after its replica, once.
+//
+// Replicas of a cluster are read with read_replicas=1. Replication lags, so only what a replica has
+// is believed: a miss or an error there is asked again at the master, once. A chunk that this store
+// changed is read from its master for a minute: what was put is found, what was deleted is gone.
 //
 // Poll does all I/O on the owner's thread and receives at most 1 MiB, so that the first object of
 // many is delivered early. No thread, no allocation per request. List blocks: it asks every master

@@ -98,6 +98,7 @@ Result<RedisStoreOptions> ParseRedisStoreUrl(const StoreUrl& url) {
   SS_TRY(reader.TakeNumber("connect_timeout_ms", kTimeoutMsMax, &options.connect_timeout_ms));
   (void)reader.TakeText("password_file", &options.password_file);
   (void)reader.TakeText("key_prefix", &options.key_prefix);
+  if (options.cluster) SS_TRY(reader.TakeBool("read_replicas", &options.read_replicas));
   if (options.tls) SS_TRY(TakeTlsOptions(&reader, &options.tls_options));
   SS_TRY(reader.RefuseRest());
   if (options.connections == 0) return BadUrl("option 'connections': at least 1");

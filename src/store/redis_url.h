@@ -10,6 +10,8 @@
 //   ttl_s               seconds after which the server drops an object; 0, the default: never
 //   timeout_ms          silence that makes a server count as gone, 2000 unless given
 //   connect_timeout_ms  from connect to the answer to AUTH, SELECT and PING, 1000 unless given
+//   with a cluster:
+//   read_replicas       1: values are read from replicas as well; 0 unless given
 //   with TLS:
 //   ca_file             PEM of the authorities to trust; the system's unless given
 //   cert_file key_file  PEM of this client's certificate and key
@@ -41,6 +43,7 @@ struct RedisStoreOptions {
   uint64_t ttl_s = 0;
   uint64_t timeout_ms = 2000;
   uint64_t connect_timeout_ms = 1000;
+  bool read_replicas = false;
   TlsOptions tls_options;
 };
 

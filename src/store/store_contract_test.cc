@@ -23,7 +23,7 @@ enum class Server {
 const std::vector<std::string> kStoreUser = {
     "--user",         "shadow",  "on",        ">p w%",     "~p:ss1:*", "+get",  "+set",
     "+unlink",        "+exists", "+strlen",   "+scan",     "+select",  "+ping", "+info",
-    "+cluster|slots", "+asking"};
+    "+cluster|slots", "+asking", "+readonly", "+readwrite"};
 
 struct BackEnd {
   const char* name;
@@ -389,6 +389,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "&key_file=DIR/client.key",
                 Server::kRedisWithTls},
         BackEnd{"redis_cluster", "redis+cluster://HOST", Server::kRedisCluster},
+        BackEnd{"redis_cluster_replicas", "redis+cluster://HOST?read_replicas=1",
+                Server::kRedisCluster},
         BackEnd{"redis_cluster_tls",
                 "rediss+cluster://shadow:p%20w%25@HOST?key_prefix=p:&ca_file=DIR/ca.crt"
                 "&cert_file=DIR/client.crt&key_file=DIR/client.key",

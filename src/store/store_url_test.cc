@@ -46,6 +46,7 @@ TEST(StoreUrl, AcceptsTheUrlsOfTheDocumentation) {
                           "redis://host:6379", "redis://user:password@host:6379/2",
                           "rediss://:p%40ss@[::1]:6379/?ca_file=/ca.pem&server_name=cache",
                           "redis+cluster://a:7000,b:7001,c:7002?connections=2&key_prefix=kv:",
+                          "redis+cluster://a:7000?read_replicas=1",
                           "rediss+cluster://u:p@a:1?cert_file=/c&key_file=/k&ttl_s=3600",
                           "faulty+redis://host:1?fault.delay_ms=5&timeout_ms=100"}) {
     EXPECT_TRUE(CheckStoreUrl(url).ok()) << CheckStoreUrl(url).ToString();
@@ -120,6 +121,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadUrl{"redis+cluster://a:1,", "'' is not host:port"},
         BadUrl{"redis://h:1/x", "database: 'x'"}, BadUrl{"redis://h:1/-1", "database: '-1'"},
         BadUrl{"redis+cluster://h:1/1", "database: a cluster has only 0"},
+        BadUrl{"redis+cluster://h:1?read_replicas=2", "read_replicas"},
+        BadUrl{"redis://h:1?read_replicas=1", "read_replicas"},
         BadUrl{"redis://h:1?connections=0", "'connections'"},
         BadUrl{"redis://h:1?connections=65", "'connections'"},
         BadUrl{"redis://h:1?timeout_ms=0", "'timeout_ms'"},
