@@ -125,6 +125,7 @@ void RedisNode::OnClosed(Link* link, int64_t now_ns) {
   const RedisConnection& connection = *link->connection;
   const bool idle_end = link->ready && connection.lost_commands() == 0;
   link->open = link->ready = false;
+  addresses_stale_ = true;
   link->retry_ns = now_ns + Backoff(link->failures++);
   if (idle_end) {
     // Servers close idle connections: no failure, but not a reason to spin either.
@@ -199,16 +200,19 @@ void RedisNode::Tick(int64_t now_ns) {
 
 // Starts to resolve the host, or takes the answer; false: not yet.
 bool RedisNode::HaveAddresses(int64_t now_ns) {
-  const bool again = breaker_ == BreakerState::kOpen;  // addresses of a name may have changed
-  if (!resolver_.busy() && (addresses_.empty() || again)) {
+  const bool again = breaker_ == BreakerState::kOpen;
+  if (!resolver_.busy() && (addresses_.empty() || addresses_stale_ || again)) {
     resolver_.Start(address_);
     resolving_ns_ = now_ns;
+    addresses_stale_ = false;
   }
   if (!resolver_.busy()) return true;
   std::vector<SocketAddress> found;
   std::string error;
   if (!resolver_.Poll(&found, &error)) {
-    if (usable() && now_ns - resolving_ns_ >= connection_options_.connect_timeout_ns) {
+    const bool late = now_ns - resolving_ns_ >= connection_options_.connect_timeout_ns;
+    if (late && usable() && !addresses_.empty()) return true;
+    if (late && usable()) {
       Count(ServerEventLabel::kTimeout);
       fault_ = RedisFault::kTimeout;
       error_ = "host name: not resolved within the time-out";

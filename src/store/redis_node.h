@@ -10,7 +10,9 @@
 // its greeting ends with PING. An answer closes the breaker, a failure opens it for longer. Nothing
 // is sent twice by a node.
 //
-// Host names are resolved in the background, again before each probe.
+// Host names are resolved in the background, again before each probe and before a connection is
+// made in place of one that ended: the name may have moved. While no answer comes, the last one
+// counts.
 //
 // Owner thread: the store's.
 #ifndef SHADOWSERVE_STORE_REDIS_NODE_H_
@@ -51,12 +53,12 @@ class RedisNode {
   // The last failure.
   RedisFault fault() const { return fault_; }
   const std::string& error() const { return error_; }
-  void Count(ServerEventLabel event) { counts_->events[event].Add(); }
-
   // Bytes of value under way to or from it, as its users say.
   uint64_t load_bytes() const { return load_bytes_; }
   void AddLoad(uint64_t bytes) { load_bytes_ += bytes; }
   void RemoveLoad(uint64_t bytes) { load_bytes_ -= bytes; }
+
+  void Count(ServerEventLabel event) { counts_->events[event].Add(); }
 
   // Takes a command; while the breaker is not closed it fails here and now.
   void Queue(RedisCommand* command, bool urgent);
@@ -105,9 +107,10 @@ class RedisNode {
   std::vector<Link> links_;  // the first one is for urgent commands
   RedisCommandList queue_;
   RedisCommandList urgent_;
+  uint64_t load_bytes_ = 0;
   HostResolver resolver_;
   std::vector<SocketAddress> addresses_;
-  uint64_t load_bytes_ = 0;
+  bool addresses_stale_ = false;
   size_t next_address_ = 0;
   int64_t resolving_ns_ = 0;  // since when
 

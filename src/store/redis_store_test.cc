@@ -3,7 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 
 #include "base/clock.h"
 #include "store/allocation_count_test.h"
@@ -319,6 +321,72 @@ TEST_F(RedisStoreTest, ACutInTheMiddleOfAValueIsUnavailableThenServedByANewConne
     EXPECT_TRUE(Becomes(StatusCode::kOk, SegmentName(1)));
     EXPECT_TRUE(driver_->Holds(SegmentName(1), contents));
   }
+}
+
+// Host names as this test says, for this process only: files of its own over the system's.
+class HostNames {
+ public:
+  // False: this user may not have a mount namespace.
+  bool Begin() {
+    const int flags = CLONE_NEWNS | (geteuid() == 0 ? 0 : CLONE_NEWUSER);
+    if (unshare(flags) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+      return false;
+    }
+    Write("nsswitch.conf", "hosts: files\n");
+    Write("hosts", "");
+    mounted_ = Mount("nsswitch.conf") && Mount("hosts");
+    return mounted_;
+  }
+  ~HostNames() {
+    if (!mounted_) return;
+    (void)umount("/etc/hosts");
+    (void)umount("/etc/nsswitch.conf");
+  }
+  void Set(const std::string& address) { Write("hosts", address + " cache.test\n"); }
+  void Forget() { Write("hosts", ""); }
+
+ private:
+  void Write(const std::string& file, const std::string& text) const {
+    std::ofstream(dir_.path() + "/" + file) << text;
+  }
+  bool Mount(const std::string& file) const {
+    const std::string from = dir_.path() + "/" + file;
+    return mount(from.c_str(), ("/etc/" + file).c_str(), nullptr, MS_BIND, nullptr) == 0;
+  }
+  TempDir dir_;
+  bool mounted_ = false;
+};
+
+TEST_F(RedisStoreTest, AHostNameIsResolvedAnewForEachConnectionInPlaceOfAnother) {
+  HostNames names;
+  if (!names.Begin()) GTEST_SKIP() << "no mount namespace: " << std::strerror(errno);
+  RedisProcess redis({"--bind", "127.0.0.1", "127.0.0.2"});
+  const auto connected_to = [&redis](const std::string& address) {
+    const std::string clients = redis.Ask({"CLIENT", "LIST", "TYPE", "NORMAL"});
+    return clients.find("laddr=" + address + ":") != std::string::npos;
+  };
+  Open("redis://cache.test:" + std::to_string(redis.port()));
+  EXPECT_EQ(driver_->GetCode(SegmentName(1)), StatusCode::kUnavailable);  // no such name
+  names.Set("127.0.0.1");
+  ASSERT_TRUE(Becomes(StatusCode::kNotFound, SegmentName(1)));
+  ASSERT_EQ(driver_->PutPair(1, 1000), StatusCode::kOk);
+  EXPECT_FALSE(connected_to("127.0.0.2"));
+  const uint64_t opened = Count(ServerEventLabel::kOpened);
+  // It moves. The old place answers as well: only a new look at the name tells.
+  names.Set("127.0.0.2");
+  (void)redis.Ask({"CLIENT", "KILL", "TYPE", "NORMAL"});
+  bool moved = false;
+  for (int i = 0; i < 500 && !moved; ++i) {
+    (void)driver_->GetCode(SegmentName(1));
+    moved = connected_to("127.0.0.2");
+  }
+  EXPECT_TRUE(moved);
+  EXPECT_TRUE(Becomes(StatusCode::kOk, SegmentName(1)));
+  // A name that is no longer known: what was known of it goes on.
+  names.Forget();
+  (void)redis.Ask({"CLIENT", "KILL", "TYPE", "NORMAL"});
+  EXPECT_TRUE(Becomes(StatusCode::kOk, SegmentName(1)));
+  EXPECT_EQ(Count(ServerEventLabel::kOpened), opened);
 }
 
 TEST_F(RedisStoreTest, NoiseInPlaceOfARepliesHeaderIsUnavailable) {
