@@ -16,6 +16,17 @@ if(SS_SANITIZE)
   target_link_options(ss_options INTERFACE -fsanitize=${SS_SANITIZE})
 endif()
 
+# Makes a program one of GoogleTest. Its sources are compiled without optimization: they run for
+# seconds, and optimizing what the assertions expand to takes longer. The libraries under test keep
+# their flags.
+function(ss_gtest target label)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+  target_link_libraries(${target} PRIVATE GTest::gmock GTest::gtest_main)
+  target_compile_options(${target} PRIVATE "$<$<CONFIG:RelWithDebInfo>:-O0;-g1>")
+  gtest_discover_tests(${target} NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60 PROPERTIES LABELS ${label} TIMEOUT 120)
+endfunction()
+
 function(ss_module name)
   cmake_parse_arguments(ARG "" "" "DEPENDS;LIBRARIES;EXCLUDE" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
@@ -44,11 +55,9 @@ function(ss_module name)
   endif()
 
   if(SS_BUILD_TESTS AND tests)
-    find_package(GTest REQUIRED)
-    include(GoogleTest)
     add_executable(${name}_test ${tests})
-    target_link_libraries(${name}_test PRIVATE ss_${name} GTest::gmock GTest::gtest_main)
-    gtest_discover_tests(${name}_test NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 120)
+    target_link_libraries(${name}_test PRIVATE ss_${name})
+    ss_gtest(${name}_test unit)
   endif()
   if(SS_BUILD_BENCH AND benches)
     find_package(benchmark REQUIRED)
