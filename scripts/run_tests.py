@@ -3,14 +3,15 @@
 
   lint     ruff, mypy, layer rules, clang-format
   ctest    the release build's C++ tests
+  python   unit tests of the connector
   asan     module tests of what reads hostile bytes and lends buffers, under AddressSanitizer and UBSan
   tsan     module tests of what has threads, under ThreadSanitizer
   aarch64  cross-build up to the pipeline; tests of formats, codecs and kernels under qemu
   fuzz     every fuzzer, for some seconds each
-  python   unit tests of the connector
   e2e      a real vLLM on a real data plane
 
-Details lie in out/test/<step>.log. Exit status 0 only if nothing failed.
+Builds run one after another, beside the tests of what is built already; `e2e` comes last and has the
+machine for itself. Details lie in out/test/<step>*.log. Exit status 0 only if nothing failed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,6 @@ class Counts:
     failed: int = 0
     skipped: int = 0
     problems: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)  # why a whole step was skipped
 
     def record(self, name: str, good: bool) -> None:
         if good:
@@ -53,10 +53,6 @@ class Counts:
         else:
             self.failed += 1
             self.problems.append(name)
-
-    def skip(self, reason: str) -> None:
-        self.skipped += 1
-        self.reasons.append(reason)
 
 
 def run(log: Path, command: list[str], environment: dict[str, str] | None = None, timeout_s: float = 3600) -> int:
@@ -112,85 +108,64 @@ def lint(counts: Counts, log: Path, _: argparse.Namespace) -> None:
 
 
 def ctest(counts: Counts, log: Path, _: argparse.Namespace) -> None:
-    if run(log, ["scripts/build.sh", "release"]) != 0:
-        counts.record("build release", False)
-        return
     results = OUT / "ctest.xml"
     results.unlink(missing_ok=True)
-    run(log, ["ctest", "--test-dir", "build/release", "--output-on-failure", "-j2", "--output-junit", str(results)])
+    # Four at a time: the longest ones wait for servers and time-outs.
+    run(log, ["ctest", "--test-dir", "build/release", "--output-on-failure", "-j4", "--output-junit", str(results)])
     read_junit(results, counts, "ctest")
 
 
+def test_programs(modules: tuple[str, ...]) -> list[str]:
+    return [f"{module}_test" for module in modules if any((ROOT / "src" / module).glob("*_test.cc"))]
+
+
 def module_tests(
-    preset: str,
-    modules: tuple[str, ...],
-    environment: dict[str, str] | None = None,
-    runner: tuple[str, ...] = (),
-    libraries: tuple[str, ...] = (),
+    preset: str, modules: tuple[str, ...], environment: dict[str, str] | None = None, runner: tuple[str, ...] = ()
 ) -> Callable[..., None]:
-    """A step: builds the modules' tests, and `libraries`, with `preset` and runs the tests."""
+    """A step: runs the modules' tests as built with `preset`."""
 
-    def results_of(program: str) -> Path:
-        return OUT / f"{preset}-{program}.xml"
-
-    def step(counts: Counts, log: Path, _: argparse.Namespace) -> None:
-        for old in OUT.glob(f"{preset}-*.log"):
+    def step(counts: Counts, _: Path, __: argparse.Namespace) -> None:
+        for old in [*OUT.glob(f"{preset}-*.log"), *OUT.glob(f"{preset}-*.xml")]:
             old.unlink()
-        programs = [f"{module}_test" for module in modules if any((ROOT / "src" / module).glob("*_test.cc"))]
-        if run(log, ["scripts/build.sh", preset, *programs, *libraries]) != 0:
-            counts.record(f"build {preset}", False)
-            return
+        # Halves of programs, three at a time: the longest ones mostly wait for servers and time-outs.
+        halves = [(program, half) for program in test_programs(modules) for half in range(2)]
 
-        def start(program: str) -> int:
-            results_of(program).unlink(missing_ok=True)
-            command = [*runner, f"build/{preset}/bin/{program}", f"--gtest_output=xml:{results_of(program)}"]
-            return run(OUT / f"{preset}-{program}.log", command, environment, timeout_s=600)
+        def start(part: tuple[str, int]) -> int:
+            program, half = part
+            name = f"{preset}-{program}-{half}"
+            command = [*runner, f"build/{preset}/bin/{program}", f"--gtest_output=xml:{OUT / name}.xml"]
+            shard = {"GTEST_TOTAL_SHARDS": "2", "GTEST_SHARD_INDEX": str(half)}
+            return run(OUT / f"{name}.log", command, (environment or {}) | shard, timeout_s=600)
 
-        # Two at a time: the longest ones mostly wait for time-outs.
-        with ThreadPoolExecutor(2) as pool:
-            statuses = list(pool.map(start, programs))
-        for program, status in zip(programs, statuses, strict=True):
-            results = results_of(program)
+        with ThreadPoolExecutor(3) as pool:
+            statuses = list(pool.map(start, halves))
+        for (program, half), status in zip(halves, statuses, strict=True):
             failed_before = counts.failed
-            read_junit(results, counts, f"{preset} {program}")
+            read_junit(OUT / f"{preset}-{program}-{half}.xml", counts, f"{preset} {program}")
             if status != 0 and counts.failed == failed_before:
                 counts.record(f"{preset} {program}: exit status {status}", False)
 
     return step
 
 
-def aarch64(counts: Counts, log: Path, arguments: argparse.Namespace) -> None:
-    """Skipped where there is no cross-compiler, no qemu, or no source of arm64 libraries."""
-    if platform.machine() == "aarch64":
-        counts.skip("this machine is aarch64: the other steps ran on it")
-        return
-    missing = [tool for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(tool) is None]
-    if missing:
-        counts.skip(f"not installed: {', '.join(missing)}")
-        return
-    status = run(log, ["scripts/aarch64_sysroot.sh"])
-    if status == 2:
-        counts.skip(log.read_text().splitlines()[-1])
-    elif status != 0:
-        counts.record("libraries for aarch64", False)
-    else:
-        build_and_run = module_tests(
-            "aarch64", AARCH64_MODULES, runner=("scripts/run_aarch64.sh",), libraries=("ss_pipeline",)
-        )
-        build_and_run(counts, log, arguments)
+def fuzzers() -> list[str]:
+    return sorted(file.stem for file in (ROOT / "src").glob("*/*_fuzz.cc"))
 
 
-def fuzz(counts: Counts, log: Path, arguments: argparse.Namespace) -> None:
-    programs = sorted(file.stem for file in (ROOT / "src").glob("*/*_fuzz.cc"))
-    if run(log, ["scripts/build.sh", "fuzz", *programs]) != 0:
-        counts.record("build fuzz", False)
-        return
-    for program in programs:
+def fuzz(counts: Counts, _: Path, arguments: argparse.Namespace) -> None:
+    def start(program: str) -> int:
         corpus = ROOT / "build" / "fuzz" / "corpus" / program
         corpus.mkdir(parents=True, exist_ok=True)
         command = [f"build/fuzz/bin/{program}", str(corpus), f"-max_total_time={arguments.fuzz_seconds}"]
         command += ["-timeout=10", "-rss_limit_mb=2048", f"-artifact_prefix={OUT}/{program}-"]
-        counts.record(program, run(log, command, timeout_s=arguments.fuzz_seconds + 120) == 0)
+        log = OUT / f"fuzz-{program}.log"
+        log.unlink(missing_ok=True)
+        return run(log, command, timeout_s=arguments.fuzz_seconds + 120)
+
+    with ThreadPoolExecutor(2) as pool:
+        statuses = list(pool.map(start, fuzzers()))
+    for program, status in zip(fuzzers(), statuses, strict=True):
+        counts.record(program, status == 0)
 
 
 def pytest(folder: str) -> Callable[..., None]:
@@ -209,17 +184,72 @@ def pytest(folder: str) -> Callable[..., None]:
 STEPS: dict[str, Callable[..., None]] = {
     "lint": lint,
     "ctest": ctest,
+    "python": pytest("python/tests"),
     "asan": module_tests(
         "asan", ASAN_MODULES, {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
     ),
     "tsan": module_tests(
         "tsan", TSAN_MODULES, {"TSAN_OPTIONS": f"halt_on_error=1 suppressions={ROOT}/tools/tsan.supp"}
     ),
-    "aarch64": aarch64,
+    "aarch64": module_tests("aarch64", AARCH64_MODULES, runner=("scripts/run_aarch64.sh",)),
     "fuzz": fuzz,
-    "python": pytest("python/tests"),
     "e2e": pytest("tests/e2e"),
 }
+
+# What a step needs built: a preset and its targets (none: everything).
+BUILDS: dict[str, list[str]] = {
+    "ctest": ["release"],
+    "asan": ["asan", *test_programs(ASAN_MODULES)],
+    "tsan": ["tsan", *test_programs(TSAN_MODULES)],
+    "aarch64": ["aarch64", *test_programs(AARCH64_MODULES), "ss_pipeline"],
+    "fuzz": ["fuzz", *fuzzers()],
+}
+
+
+class Impossible(Exception):
+    """A step cannot run on this machine; its text says why."""
+
+
+def prepare_aarch64() -> None:
+    """Raises Impossible where there is no cross-compiler, no qemu, or no source of arm64 libraries."""
+    if platform.machine() == "aarch64":
+        raise Impossible("this machine is aarch64: the other steps ran on it")
+    missing = [tool for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(tool) is None]
+    if missing:
+        raise Impossible(f"not installed: {', '.join(missing)}")
+    if run(log_of("aarch64"), ["scripts/aarch64_sysroot.sh"]) == 2:
+        raise Impossible(log_of("aarch64").read_text().splitlines()[-1])
+
+
+def build(step: str) -> int:
+    """Polite: a compiler must not make the tests beside it late."""
+    if step == "aarch64":
+        prepare_aarch64()
+    return run(log_of(step), ["nice", "scripts/build.sh", *BUILDS[step]])
+
+
+def log_of(step: str) -> Path:
+    return OUT / f"{step}.log"
+
+
+def run_step(name: str, built: Future[int] | None, arguments: argparse.Namespace) -> Counts:
+    counts, start = Counts(), time.monotonic()
+    print(f"test: {name} ...", flush=True)
+    try:
+        if built is not None and built.result() != 0:
+            counts.record(f"build {name}", False)
+        else:
+            STEPS[name](counts, log_of(name), arguments)
+    except Impossible as reason:
+        counts.skipped += 1
+        print(f"  skipped: {reason}")
+    skipped = f", {counts.skipped} skipped" if counts.skipped else ""
+    print(f"test: {name}: {counts.passed} passed, {counts.failed} failed{skipped} in {time.monotonic() - start:.0f} s")
+    for problem in counts.problems:
+        print(f"  failed: {problem}")
+    if counts.failed:
+        print(f"  see {OUT.relative_to(ROOT)}/{name}*.log", flush=True)
+    return counts
 
 
 def main() -> int:
@@ -227,30 +257,24 @@ def main() -> int:
     parser.add_argument("--only", help="steps, separated by commas")
     parser.add_argument("--fuzz-seconds", type=int, default=5)
     arguments = parser.parse_args()
-    chosen = arguments.only.split(",") if arguments.only else list(STEPS)
-    unknown = set(chosen) - set(STEPS)
+    wanted = set(arguments.only.split(",") if arguments.only else STEPS)
+    unknown = wanted - set(STEPS)
     if unknown:
         parser.error(f"unknown steps {', '.join(sorted(unknown))}; known: {', '.join(STEPS)}")
+    chosen = [name for name in STEPS if name in wanted]
     OUT.mkdir(parents=True, exist_ok=True)
-    total = Counts()
     for name in chosen:
-        log = OUT / f"{name}.log"
-        log.write_text("")
-        counts, start = Counts(), time.monotonic()
-        print(f"test: {name} ...", flush=True)
-        STEPS[name](counts, log, arguments)
-        skipped = f", {counts.skipped} skipped" if counts.skipped else ""
-        print(
-            f"test: {name}: {counts.passed} passed, {counts.failed} failed{skipped} in {time.monotonic() - start:.0f} s"
-        )
-        for reason in counts.reasons:
-            print(f"  skipped: {reason}")
-        for problem in counts.problems:
-            print(f"  failed: {problem}")
-        if counts.failed:
-            print(f"  see {log.relative_to(ROOT)}", flush=True)
-        total.passed += counts.passed
-        total.failed += counts.failed
+        log_of(name).write_text("")
+    total = Counts()
+    builder = ThreadPoolExecutor(1)
+    try:
+        builds = {name: builder.submit(build, name) for name in chosen if name in BUILDS}
+        for name in chosen:
+            counts = run_step(name, builds.get(name), arguments)
+            total.passed += counts.passed
+            total.failed += counts.failed
+    finally:
+        builder.shutdown(cancel_futures=True)
     summary = f"{total.passed} passed, {total.failed} failed"
     (OUT / "summary.txt").write_text(summary + "\n")
     print(summary)
