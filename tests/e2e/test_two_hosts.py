@@ -103,7 +103,7 @@ def move(plane: DataPlane, store: str) -> None:
     """To another store, and to the host that the calling thread is on."""
     plane.store = store
     plane.restart()
-    plane.wait_for_engines()
+    plane.wait_for_sessions()
 
 
 @pytest.mark.parametrize("gigabits_per_s", [1, 5, 10])
