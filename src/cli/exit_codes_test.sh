@@ -32,7 +32,7 @@ expect 0 "" evict --help
 expect 0 "" --version
 expect 0 "" bench --help
 expect 0 "" bench pipeline --help
-expect 2 "status, lookup, verify, evict or bench"
+expect 2 "status, lookup, verify, evict, trace or bench"
 expect 2 "pipeline, stages, codec or store" bench
 expect 2 "--colour" bench pipeline --colour
 expect 2 "fast" bench pipeline --profile fast
@@ -48,6 +48,8 @@ expect 2 "12ab" lookup 12ab
 expect 3 "$directory/none.sock" --connect "unix://$directory/none.sock" status
 expect 3 "$directory/none.sock" verify --connect "unix://$directory/none.sock"
 expect 3 "$directory/none.sock" lookup --format json --connect "unix://$directory/none.sock"
+expect 2 "--seconds" trace --seconds 61
+expect 3 "$directory/none.sock" trace --connect "unix://$directory/none.sock"
 expect 3 "$directory/none.sock" evict --all --connect "unix://$directory/none.sock"
 
 [ "$failures" -eq 0 ] && echo "all exit codes as documented"
