@@ -1,17 +1,13 @@
 #include "app/auth_keys.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <utility>
 
-#include "base/unique_fd.h"
+#include "base/plain_file.h"
 
 namespace shadowserve {
 namespace {
@@ -63,33 +59,15 @@ Result<AuthKey> ParseKey(std::string_view line) {
 }
 
 Result<std::string> ReadPrivateFile(const std::string& path) {
-  // Not blocking: a pipe in its place must not hold up the start.
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat info = {};
-  if (!fd.valid() || fstat(fd.get(), &info) != 0) {
-    return Invalid(fmt::format("cannot read it: {}", std::strerror(errno)));
+  SS_TRY_ASSIGN(PlainFile file, ReadPlainFile(path, kKeyFileBytesMax));
+  if (file.owner != geteuid() && file.owner != 0) {
+    return Invalid(fmt::format("belongs to user {}; it must be this user's or root's", file.owner));
   }
-  if (!S_ISREG(info.st_mode)) return Invalid("not a plain file");
-  if (info.st_uid != geteuid() && info.st_uid != 0) {
-    return Invalid(
-        fmt::format("belongs to user {}; it must be this user's or root's", info.st_uid));
-  }
-  if ((info.st_mode & 0077) != 0) {
+  if ((file.permissions & 0077) != 0) {
     return Invalid(fmt::format("its mode {:04o} lets others than its owner at the keys; chmod 600",
-                               info.st_mode & 07777));
+                               file.permissions));
   }
-  std::string text(kKeyFileBytesMax + 1, '\0');
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t got = read(fd.get(), &text[size], text.size() - size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Invalid(fmt::format("cannot read it: {}", std::strerror(errno)));
-    if (got == 0) break;
-    size += static_cast<size_t>(got);
-  }
-  if (size > kKeyFileBytesMax) return Invalid("longer than 4096 bytes");
-  text.resize(size);
-  return text;
+  return std::move(file.text);
 }
 
 }  // namespace

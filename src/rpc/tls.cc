@@ -1,18 +1,15 @@
 #include "rpc/tls.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/bio.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
-#include <sys/stat.h>
 
-#include <cerrno>
-#include <cstring>
 #include <memory>
+#include <utility>
 
-#include "base/unique_fd.h"
+#include "base/plain_file.h"
 
 namespace shadowserve {
 namespace {
@@ -35,29 +32,12 @@ Status Invalid(std::string message) {
 }
 
 Result<std::string> ReadFile(const std::string& path, bool secret) {
-  // Not blocking: a pipe in its place must not hold up the start.
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat info {};
-  if (!fd.valid() || fstat(fd.get(), &info) != 0) {
-    return Invalid(fmt::format("cannot read it: {}", std::strerror(errno)));
-  }
-  if (!S_ISREG(info.st_mode)) return Invalid("not a plain file");
-  if (secret && (info.st_mode & 0007) != 0) {
+  SS_TRY_ASSIGN(PlainFile file, ReadPlainFile(path, kFileBytesMax));
+  if (secret && (file.permissions & 0007) != 0) {
     return Invalid(
-        fmt::format("its mode {:04o} lets every user at the key; chmod 600", info.st_mode & 07777));
+        fmt::format("its mode {:04o} lets every user at the key; chmod 600", file.permissions));
   }
-  std::string text(kFileBytesMax + 1, '\0');
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t got = read(fd.get(), &text[size], text.size() - size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Invalid(fmt::format("cannot read it: {}", std::strerror(errno)));
-    if (got == 0) break;
-    size += static_cast<size_t>(got);
-  }
-  if (size > kFileBytesMax) return Invalid("longer than 1 MiB");
-  text.resize(size);
-  return text;
+  return std::move(file.text);
 }
 
 Bio Over(const std::string& text) {

@@ -33,7 +33,7 @@ TEST(TlsFiles, WhatIsNoCertificateIsRefusedByName) {
   EXPECT_THAT(error({directory, text, text}), HasSubstr("not a plain file"));
   EXPECT_THAT(error({directory + "/none", text, text}), HasSubstr("/none: cannot read it"));
   std::filesystem::resize_file(text, (1 << 20) + 1);
-  EXPECT_THAT(error({text, text, text}), HasSubstr("longer than 1 MiB"));
+  EXPECT_THAT(error({text, text, text}), HasSubstr("longer than 1048576 bytes"));
   std::filesystem::remove_all(directory);
 }
 
