@@ -9,6 +9,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/deleter.h"
 #include "base/plain_file.h"
 
 namespace shadowserve {
@@ -16,13 +17,6 @@ namespace {
 
 constexpr size_t kFileBytesMax = size_t{1} << 20;
 
-template <auto Free>
-struct Deleter {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
 using Bio = std::unique_ptr<BIO, Deleter<BIO_free>>;
 using Certificate = std::unique_ptr<X509, Deleter<X509_free>>;
 using PrivateKey = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;

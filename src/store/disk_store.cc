@@ -168,14 +168,14 @@ Status DiskStore::OpenIo() {
     Result<std::unique_ptr<FileIo>> ring = MakeUringFileIo(kDiskQueueDepth, options_.cpus);
     if (ring.ok()) {
       io_ = std::move(ring).value();
-      return OpenEvents();
+      return OkStatus();
     }
     if (options_.io == DiskStoreOptions::Io::kUring) return std::move(ring).status();
     Log(LogLevel::kWarn, "disk store {}: reads and writes block ({})", options_.path,
         ring.status().message());
   }
   io_ = MakeSyncFileIo(kDiskQueueDepth);
-  return OpenEvents();
+  return OkStatus();
 }
 
 Status DiskStore::OpenEvents() {
@@ -208,7 +208,8 @@ Status DiskStore::Open() {
   Log(LogLevel::kInfo, "disk store {}: objects {} bytes {} capacity {} dropped {} unfinished {}",
       options_.path, index_.object_count(), index_.total_bytes(),
       FormatByteSize(options_.capacity_bytes), scan.objects_dropped, scan.temp_files_dropped);
-  return OpenIo();
+  SS_TRY(OpenIo());
+  return OpenEvents();
 }
 
 size_t DiskStore::Submit(std::span<const StoreRequest> requests) {

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/deleter.h"
 #include "store/redis_stream.h"
 
 namespace shadowserve {
@@ -30,13 +31,6 @@ std::string LastError() {
   return text;
 }
 
-template <auto Free>
-struct Deleter {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
 using SslContext = std::unique_ptr<SSL_CTX, Deleter<SSL_CTX_free>>;
 using Ssl = std::unique_ptr<SSL, Deleter<SSL_free>>;
 
