@@ -15,6 +15,11 @@ import traceback
 from multiprocessing.connection import Client
 from typing import Any
 
+# Tensor-parallel ranks wait for each other in sched_yield. Where they share cores with others, Linux 6.18 then lets
+# whoever wakes up wait for more than a second, a data plane's threads as well. Here and not in main(): vLLM's own
+# processes are spawned, and import this file.
+os.sched_yield = lambda: time.sleep(0)
+
 
 class Server:
     def __init__(self, address: str, arguments: dict[str, Any]) -> None:
