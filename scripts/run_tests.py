@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -82,13 +83,19 @@ def read_junit(file: Path, counts: Counts, fallback: str) -> None:
         else:
             problem = next((found for kind in ("failure", "error") if (found := case.find(kind)) is not None), None)
             bad = problem is not None or case.get("status") == "fail"
-            counts.record(f"{name}: {first_line(problem)}" if bad else name, not bad)
+            counts.record(f"{name}: {first_line(problem)} {reason(case.findtext('system-out') or '')}", not bad)
 
 
 def first_line(problem: ElementTree.Element | None) -> str:
     """What a failed case says of itself; all of it is in the log."""
     message = "" if problem is None else problem.get("message") or problem.text or ""
     return " ".join(message.split())[:300]
+
+
+def reason(output: str) -> str:
+    """What a program said before it ended too early."""
+    lines = [line for line in output.splitlines() if re.search(r"check failed|SUMMARY: |ERROR: |: Failure$", line)]
+    return " | ".join(lines)[:500]
 
 
 def lint(counts: Counts, log: Path, _: argparse.Namespace) -> None:
@@ -142,8 +149,11 @@ def module_tests(
         for (program, half), status in zip(halves, statuses, strict=True):
             failed_before = counts.failed
             read_junit(OUT / f"{preset}-{program}-{half}.xml", counts, f"{preset} {program}")
-            if status != 0 and counts.failed == failed_before:
-                counts.record(f"{preset} {program}: exit status {status}", False)
+            if status != 0:
+                why = reason((OUT / f"{preset}-{program}-{half}.log").read_text(errors="replace"))
+                if counts.failed == failed_before:
+                    counts.record(f"{preset} {program}: exit status {status}", False)
+                counts.problems[-1] += f" (exit status {status}) {why}"
 
     return step
 

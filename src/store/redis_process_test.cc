@@ -10,7 +10,9 @@
 #include <sys/wait.h>
 
 #include <chrono>
+#include <fstream>
 #include <sstream>
+
 namespace shadowserve {
 namespace {
 
@@ -36,13 +38,34 @@ UniqueFd Listen(uint16_t* port) {
   return fd;
 }
 
-// A cluster server also listens at its port + 10000.
+// How long a server may take to begin: there are six of a cluster, and tests beside this one.
+constexpr auto kStartMax = std::chrono::seconds(40);
+
+bool IsFree(uint16_t port) {
+  const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_in address = Loopback(port);
+  const int one = 1;  // what is only left of a connection does not count
+  (void)setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+  return bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+}
+
+// A cluster's server also listens at its port + 10000. All lie below the ports that the kernel
+// gives to whoever connects, and programs that run at the same time choose from different ones:
+// nobody takes a port between this and its server's start.
 uint16_t FreePort() {
+  constexpr uint32_t kEach = 120;
+  static uint32_t next = 0;
   while (true) {
-    uint16_t port = 0;
-    (void)Listen(&port);
-    if (port < 50'000) return port;
+    const uint32_t first = 10'000 + static_cast<uint32_t>(getpid()) % 100 * kEach;
+    const auto port = static_cast<uint16_t>(first + next++ % kEach);
+    if (IsFree(port) && IsFree(port + 10'000)) return port;
   }
+}
+
+std::string TailOf(const std::string& file) {
+  std::ifstream in(file);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  return text.substr(text.size() - std::min<size_t>(text.size(), 1000));
 }
 
 UniqueFd Connect(uint16_t port) {
@@ -132,13 +155,16 @@ void RedisProcess::Start(bool wait) {
                                   "--protected-mode",
                                   "no"};
   all.insert(all.end(), arguments_.begin(), arguments_.end());
-  pid_ = Spawn(FindProgram("redis-server"), all, directory() + "/log");
-  for (int i = 0; wait && i < 500; ++i) {
+  const std::string log = directory() + "/log";
+  pid_ = Spawn(FindProgram("redis-server"), all, log);
+  const auto end = steady_clock::now() + kStartMax;
+  while (wait) {
     const std::string answer = Ask({"PING"});
     if (answer.starts_with("+PONG") || answer.starts_with("-MASTERDOWN")) return;
+    SS_CHECK(waitpid(pid_, nullptr, WNOHANG) == 0, "redis-server ended: " + TailOf(log));
+    SS_CHECK(steady_clock::now() < end, "redis-server does not answer: " + TailOf(log));
     Sleep(10);
   }
-  SS_CHECK(!wait, "redis-server does not answer");
 }
 
 void RedisProcess::Signal(int signal) const {
@@ -203,29 +229,38 @@ std::string RedisClusterProcesses::host_ports() const {
 }
 
 void RedisClusterProcesses::Wire() {
-  for (size_t i = 0; i < masters_; ++i) {
-    (void)servers_[i]->Ask({"CLUSTER", "ADDSLOTSRANGE", std::to_string(16384 * i / masters_),
-                            std::to_string(16384 * (i + 1) / masters_ - 1)});
-  }
+  const auto end = steady_clock::now() + kStartMax;
+  // Asks until the answer begins like this. Where nothing is expected, Ready has the last word: an
+  // answer that came too late makes the second one a refusal.
+  const auto ask = [&](size_t i, const std::vector<std::string>& command,
+                       std::string_view expected) {
+    while (true) {
+      std::string answer = servers_[i]->Ask(command);
+      if (!answer.empty() && answer.starts_with(expected)) return answer;
+      SS_CHECK(steady_clock::now() < end, command[1] + " is answered '" + answer + "'");
+      Sleep(20);
+    }
+  };
   for (size_t i = 0; i < servers_.size(); ++i) {
-    (void)servers_[i]->Ask({"CLUSTER", "SET-CONFIG-EPOCH", std::to_string(i + 1)});
-    if (i == 0) continue;
-    (void)servers_[0]->Ask({"CLUSTER", "MEET", "127.0.0.1", std::to_string(PortOf(i))});
+    if (i < masters_) {
+      ask(i,
+          {"CLUSTER", "ADDSLOTSRANGE", std::to_string(16384 * i / masters_),
+           std::to_string(16384 * (i + 1) / masters_ - 1)},
+          "");
+    }
+    ask(i, {"CLUSTER", "SET-CONFIG-EPOCH", std::to_string(i + 1)}, "");
+    if (i > 0) ask(0, {"CLUSTER", "MEET", "127.0.0.1", std::to_string(PortOf(i))}, "+OK");
   }
   for (size_t i = masters_; i < servers_.size(); ++i) {
-    const std::string id = servers_[i - masters_]->Ask({"CLUSTER", "MYID"}).substr(5, 40);
-    bool done = false;
-    for (int tries = 0; tries < 500 && !done; ++tries) {
-      done = servers_[i]->Ask({"CLUSTER", "REPLICATE", id}).starts_with("+OK");
-      if (!done) Sleep(20);
-    }
-    SS_CHECK(done, "no replica");
+    const std::string id = ask(i - masters_, {"CLUSTER", "MYID"}, "$40").substr(5, 40);
+    ask(i, {"CLUSTER", "REPLICATE", id}, "+OK");
   }
-  for (int tries = 0; tries < 1000; ++tries) {
-    if (Ready()) return;
+  while (!Ready()) {
+    SS_CHECK(steady_clock::now() < end,
+             "the cluster does not come up: " + servers_[0]->Ask({"CLUSTER", "INFO"}) +
+                 servers_[0]->Ask({"CLUSTER", "NODES"}));
     Sleep(20);
   }
-  SS_CHECK(false, "the cluster does not come up");
 }
 
 bool RedisClusterProcesses::Ready() const {
