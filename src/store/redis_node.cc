@@ -47,7 +47,8 @@ RedisNode::Link* RedisNode::PickLink(uint64_t expected_bytes) {
   Link* best = nullptr;
   for (Link& link : links_) {
     const RedisConnection& each = *link.connection;
-    if (&link == &links_[0] || !each.ready() || !each.HasRoom(expected_bytes)) continue;
+    if (&link == &links_[0] || link.renew) continue;
+    if (!each.ready() || !each.HasRoom(expected_bytes)) continue;
     const auto load = [](const RedisConnection& connection) {
       return std::pair(connection.outstanding_bytes(), connection.outstanding_commands());
     };
@@ -59,7 +60,7 @@ RedisNode::Link* RedisNode::PickLink(uint64_t expected_bytes) {
 void RedisNode::Work(int64_t now_ns) {
   if (!usable()) return;
   RedisConnection& asker = *links_[0].connection;
-  while (!urgent_.empty() && asker.ready() && asker.HasRoom(0)) {
+  while (!urgent_.empty() && !links_[0].renew && asker.ready() && asker.HasRoom(0)) {
     asker.Queue(urgent_.Pop(), now_ns);
   }
   while (!queue_.empty()) {
@@ -72,6 +73,17 @@ void RedisNode::Work(int64_t now_ns) {
     link.connection->Flush(now_ns);
     Notice(&link, now_ns);
   }
+  for (Link& link : links_) {
+    if (!link.renew || !link.ready || link.connection->outstanding_commands() > 0) continue;
+    link.connection->Close(RedisFault::kUnreachable, "made anew");
+    Notice(&link, now_ns);
+  }
+}
+
+void RedisNode::Renew(int64_t now_ns) {
+  if (now_ns - renewed_ns_ < kRenewNs) return;
+  renewed_ns_ = now_ns;
+  for (Link& link : links_) link.renew = link.ready;
 }
 
 RedisNode::Link* RedisNode::LinkOf(const RedisConnection* connection) {
@@ -124,7 +136,7 @@ void RedisNode::Notice(Link* link, int64_t now_ns) {
 void RedisNode::OnClosed(Link* link, int64_t now_ns) {
   const RedisConnection& connection = *link->connection;
   const bool idle_end = link->ready && connection.lost_commands() == 0;
-  link->open = link->ready = false;
+  link->open = link->ready = link->renew = false;
   addresses_stale_ = true;
   link->retry_ns = now_ns + Backoff(link->failures++);
   if (idle_end) {
@@ -154,7 +166,7 @@ void RedisNode::Trip(int64_t now_ns) {
 
 void RedisNode::Reset() {
   for (Link& link : links_) {
-    link.open = link.ready = false;
+    link.open = link.ready = link.renew = false;
     link.retry_ns = 0;
     if (link.connection->state() == RedisConnection::State::kClosed) continue;
     link.connection->Close(RedisFault::kUnreachable, "given up");

@@ -12,7 +12,7 @@
 //
 // Host names are resolved in the background, again before each probe and before a connection is
 // made in place of one that ended: the name may have moved. While no answer comes, the last one
-// counts.
+// counts. Renew ends connections for that reason alone.
 //
 // Owner thread: the store's.
 #ifndef SHADOWSERVE_STORE_REDIS_NODE_H_
@@ -36,6 +36,7 @@ class RedisNode {
   static constexpr uint32_t kFailuresMax = 3;
   static constexpr int64_t kBackoffMinNs = 100 * kNsPerMs;
   static constexpr int64_t kBackoffMaxNs = 5 * kNsPerSecond;
+  static constexpr int64_t kRenewNs = 5 * kNsPerSecond;
   // How often time-outs are looked at while something waits.
   static constexpr int64_t kTickNs = 20 * kNsPerMs;
 
@@ -62,6 +63,9 @@ class RedisNode {
 
   // Takes a command; while the breaker is not closed it fails here and now.
   void Queue(RedisCommand* command, bool urgent);
+  // The address may lead to another server now: connections end when nothing is left on them, and
+  // are made anew. At most every kRenewNs.
+  void Renew(int64_t now_ns);
   // Gives waiting commands to connections and sends.
   void Work(int64_t now_ns);
   void OnEvents(RedisConnection* connection, uint32_t events, int64_t now_ns, uint64_t* budget);
@@ -83,6 +87,7 @@ class RedisNode {
     bool open = false;  // as of the last Notice
     bool ready = false;
     bool served = false;  // was ready before
+    bool renew = false;   // takes no more commands, and ends after its last one
     uint64_t replies = 0;
     uint32_t failures = 0;
     int64_t retry_ns = 0;
@@ -121,6 +126,7 @@ class RedisNode {
   uint32_t failures_ = 0;  // in a row
   uint32_t trips_ = 0;     // since the last reply
   int64_t probe_ns_ = 0;
+  int64_t renewed_ns_ = -kRenewNs;
   uint64_t random_;
 };
 

@@ -103,6 +103,8 @@ class RedisProxy {
   ~RedisProxy();
   uint16_t port() const { return port_; }
   std::string url() const { return "redis://127.0.0.1:" + std::to_string(port_); }
+  // Where connections from now on lead.
+  void Lead(uint16_t server_port) { server_port_ = server_port; }
   // For what comes from now on, counted per connection.
   void Set(Mode mode, uint64_t after_bytes = 0);
   uint64_t connections() const { return connections_; }
@@ -112,7 +114,7 @@ class RedisProxy {
   void Run();
   bool Forward(Pair* pair);
 
-  uint16_t server_port_;
+  std::atomic<uint16_t> server_port_;
   uint16_t port_ = 0;
   UniqueFd listener_;
   std::vector<std::unique_ptr<Pair>> pairs_;

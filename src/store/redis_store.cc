@@ -317,6 +317,8 @@ void RedisStore::OnReply(RedisCommand* command, const RedisReply& reply) {
       return Redirect(request, reply.text);
     }
     if (reply.text.starts_with("CLUSTERDOWN")) servers_->WantRefresh();
+    // A fail-over behind one name, or one address: the way to the new master is a new connection.
+    if (reply.text.starts_with("READONLY")) request->node->Renew(now_ns_);
     const StatusCode code = CodeOfError(reply.text);
     if (code != StatusCode::kExhausted) LogError(reply.text);
     return Finish(request, code);

@@ -238,6 +238,29 @@ TEST_F(RedisStoreTest, AReplicaRefusesToBeChangedAndServesReads) {
   EXPECT_EQ(driver_->Delete(SegmentName(1)), StatusCode::kUnavailable);
 }
 
+// Behind one address, as fail-overs of hosted servers are: connections that are open stay with the
+// old master, which is a replica now.
+TEST_F(RedisStoreTest, AnAddressThatLeadsToANewMasterIsConnectedAnew) {
+  RedisProcess first;
+  RedisProcess second;
+  RedisProxy address(first.port());
+  Open(address.url());
+  ASSERT_EQ(driver_->PutPair(1, 1000), StatusCode::kOk);
+  ASSERT_THAT(first.Ask({"REPLICAOF", "127.0.0.1", std::to_string(second.port())}),
+              HasSubstr("OK"));
+  address.Lead(second.port());
+  const uint64_t opened = Count(ServerEventLabel::kOpened);
+  const uint64_t connections = address.connections();
+  EXPECT_EQ(driver_->PutPair(2, 1000), StatusCode::kUnavailable);
+  bool stored = false;
+  for (int i = 0; i < 500 && !stored; ++i) stored = driver_->PutPair(2, 1000) == StatusCode::kOk;
+  EXPECT_TRUE(stored);
+  EXPECT_TRUE(driver_->Holds(SegmentName(2), MakeContents(SegmentName(2), 1000)));
+  EXPECT_GT(address.connections(), connections);
+  EXPECT_EQ(Count(ServerEventLabel::kOpened), opened);
+  EXPECT_THAT(second.Ask({"DBSIZE"}), HasSubstr(":2"));
+}
+
 TEST_F(RedisStoreTest, AReplicaWithoutItsMasterIsAway) {
   RedisProcess replica({"--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "no"});
   Open(replica.url());
