@@ -1,4 +1,4 @@
-"""A redis-server under test: its own process, on a free port, with nothing on disk."""
+"""Servers under test: redis-server processes on free ports, with nothing on disk, and a cluster of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dataplane import free_port
 
 
 class RedisServer:
-    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1", arguments: Sequence[str] = ()) -> None:
         self.address = address
+        self.arguments = list(arguments)
         self.port = free_port()
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -25,7 +27,7 @@ class RedisServer:
 
     def start(self) -> None:
         command = ["redis-server", "--port", str(self.port), "--bind", self.address, "--protected-mode", "no"]
-        command += ["--save", "", "--dir", str(self.folder)]
+        command += ["--save", "", "--dir", str(self.folder), *self.arguments]
         with open(self.folder / "redis.log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         end = time.monotonic() + 10
@@ -50,6 +52,14 @@ class RedisServer:
             connection.sendall((" ".join(command) + "\r\n").encode())
             return connection.makefile().readline().strip()
 
+    def lines(self, *command: str) -> list[str]:
+        """All lines of a bulk answer, its length in front."""
+        with socket.create_connection((self.address, self.port), timeout=5) as connection:
+            connection.sendall((" ".join(command) + "\r\n").encode())
+            reply = connection.makefile("rb")
+            header = reply.readline()
+            return [header.decode().strip(), *reply.read(int(header[1:])).decode().splitlines()]
+
     def keys(self, pattern: str) -> list[str]:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(f"KEYS {pattern}\r\n".encode())
@@ -66,3 +76,62 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def wait(condition: Callable[[], bool], what: str, timeout_s: float = 40) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+class RedisCluster:
+    """Masters with an equal share of the slots, and a replica of each that takes over after a second."""
+
+    ARGUMENTS = (
+        *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000"),
+        *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
+    )
+
+    def __init__(self, folder: Path, masters: int = 3) -> None:
+        self.masters = masters
+        self.servers = []
+        for number in range(2 * masters):
+            (folder / str(number)).mkdir()
+            self.servers.append(RedisServer(folder / str(number), arguments=self.ARGUMENTS))
+
+    @property
+    def url(self) -> str:
+        seeds = ",".join(f"127.0.0.1:{server.port}" for server in self.servers[: self.masters])
+        return f"redis+cluster://{seeds}?timeout_ms=500"
+
+    def start(self) -> None:
+        for number, server in enumerate(self.servers):
+            server.start()
+            if number < self.masters:
+                first, end = (16384 * edge // self.masters for edge in (number, number + 1))
+                server.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1))
+            server.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+            self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", str(server.port))
+        for master, replica in zip(self.servers, self.servers[self.masters :], strict=False):
+            name = master.lines("CLUSTER", "MYID")[1]
+
+            def follows(replica: RedisServer = replica, name: str = name) -> bool:
+                return replica.ask("CLUSTER", "REPLICATE", name) == "+OK"
+
+            wait(follows, "a replica does not know its master")
+        wait(self.complete, "the cluster does not come up")
+
+    def complete(self) -> bool:
+        """Every server knows all others, and every replica has what its master has."""
+        for number, server in enumerate(self.servers):
+            info = server.lines("CLUSTER", "INFO")
+            if not {"cluster_state:ok", f"cluster_known_nodes:{len(self.servers)}"} <= set(info):
+                return False
+            if number >= self.masters and "master_link_status:up" not in server.lines("INFO", "replication"):
+                return False
+        return True
+
+    def kill(self) -> None:
+        for server in self.servers:
+            server.kill()

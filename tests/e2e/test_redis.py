@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from compare import disagreement
-from redis_server import RedisServer
-from rig import OUTPUT_TOKENS, Rig, prompt
+from redis_server import RedisCluster, RedisServer
+from rig import OUTPUT_TOKENS, Rig, prompt, wait_for_hit
 
 pytestmark = pytest.mark.engine
 
@@ -80,3 +82,34 @@ def test_objects_that_the_server_dropped_are_misses_and_are_stored_again(redis_r
     assert disagreement(reference, answer) is None
     assert redis_rig.plane.metric("shadowserve_fetch_requests_total", result="failed_not_found") > 0
     redis_rig.forget()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[RedisCluster]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt: redis-server)")
+    made = RedisCluster(tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+
+
+def test_a_clusters_master_dies_during_fetches_and_hits_return(rig: Rig, cluster: RedisCluster) -> None:
+    with rig.plane.serving(store=cluster.url):
+        prompts = [prompt(1100 + 100 * number, 7010 + number) for number in range(4)]
+        references = [rig.save(tokens) for tokens in prompts]
+        for server in cluster.servers[: cluster.masters]:
+            assert int(server.ask("DBSIZE")[1:]) > 0  # every master holds a part
+            assert server.ask("WAIT", "1", "5000") == ":1"
+        rig.forget()
+        futures = [rig.engine.submit(tokens, OUTPUT_TOKENS) for tokens in prompts]
+        cluster.servers[0].kill()
+        for future, reference in zip(futures, references, strict=True):
+            assert disagreement(reference, future.result(120)) is None
+        start = time.monotonic()
+        for tokens, reference in zip(prompts, references, strict=True):
+            wait_for_hit(rig, tokens, len(tokens) // 256 * 256, reference)
+        assert time.monotonic() - start < 40, "some seconds of fail-over, not a minute"
+        assert "role:master" in cluster.servers[cluster.masters].lines("INFO", "replication")
