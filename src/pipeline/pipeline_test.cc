@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "pipeline/pipeline_testing.h"
 #include "store/allocation_count_test.h"
@@ -450,6 +451,32 @@ TEST(FetchPipeline, ManyMixedLoadsAndSavesOverFewSlabsAllEnd) {
   EXPECT_EQ(bench.events.repeated, 0u);
   EXPECT_EQ(bench.fetch_slabs->free_count(), 3u);
   EXPECT_EQ(bench.save_slabs->free_count(), 2u);
+}
+
+TEST(FetchPipeline, ASmallLoadDoesNotStandBehindAHugeOne) {
+  constexpr uint32_t kHugeChunks = 48;
+  PipelineBench bench;
+  EngineMemory memory(kShape, 128, 2 * kHugeChunks + 4, Form::kCpuVec, true);
+  memory.Fill(3);
+  bench.SaveChunk(1, memory, KeyOf(0), {0, 1}, kLossless);
+  bench.Settle();
+  std::vector<uint32_t> pages(size_t{2} * kHugeChunks);
+  std::iota(pages.begin(), pages.end(), 4);
+  bench.LoadChunks(2, memory, std::vector<ChunkKey>(kHugeChunks, KeyOf(0)), pages, kLossless);
+  for (int i = 0; i < 5; ++i) (void)bench.Turn();  // all that may be in flight is the huge one's
+  bench.LoadChunks(3, memory, {KeyOf(0)}, {2, 3}, kLossless);
+  const auto turns_until_done = [&bench](uint64_t load_id) {
+    int turns = 0;
+    for (; turns < 100'000 && !bench.events.loads.contains(load_id); ++turns) (void)bench.Turn();
+    return turns;
+  };
+  const int small = turns_until_done(3);
+  EXPECT_FALSE(bench.events.loads.contains(2));
+  const int huge = turns_until_done(2);
+  EXPECT_TRUE(bench.events.loads.at(3).status.ok());
+  EXPECT_TRUE(bench.events.loads.at(2).status.ok());
+  // It waits for what was in flight and its own chunk, beside some of the other's.
+  EXPECT_LT(4 * small, huge);
 }
 
 TEST(FetchPipeline, SteadyStateAllocatesOnlyForTheRequestItself) {
