@@ -95,10 +95,12 @@ class RedisCluster:
 
     def __init__(self, folder: Path, masters: int = 3) -> None:
         self.masters = masters
+        self.bus_ports = [free_port() for _ in range(2 * masters)]
         self.servers = []
-        for number in range(2 * masters):
+        for number, bus_port in enumerate(self.bus_ports):
             (folder / str(number)).mkdir()
-            self.servers.append(RedisServer(folder / str(number), arguments=self.ARGUMENTS))
+            arguments = [*self.ARGUMENTS, "--cluster-port", str(bus_port)]
+            self.servers.append(RedisServer(folder / str(number), arguments=arguments))
 
     @property
     def url(self) -> str:
@@ -112,7 +114,7 @@ class RedisCluster:
                 first, end = (16384 * edge // self.masters for edge in (number, number + 1))
                 server.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1))
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
-            self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", str(server.port))
+            self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", str(server.port), str(self.bus_ports[number]))
         for master, replica in zip(self.servers, self.servers[self.masters :], strict=False):
             name = master.lines("CLUSTER", "MYID")[1]
 
