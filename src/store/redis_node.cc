@@ -46,22 +46,19 @@ void RedisNode::Queue(RedisCommand* command, bool urgent) {
 RedisNode::Link* RedisNode::PickLink(uint64_t expected_bytes) {
   Link* best = nullptr;
   for (Link& link : links_) {
-    const RedisConnection& each = *link.connection;
-    if (&link == &links_[0] || link.renew) continue;
-    if (!each.ready() || !each.HasRoom(expected_bytes)) continue;
+    if (&link == &links_[0] || !link.Takes(expected_bytes)) continue;
     const auto load = [](const RedisConnection& connection) {
       return std::pair(connection.outstanding_bytes(), connection.outstanding_commands());
     };
-    if (best == nullptr || load(each) < load(*best->connection)) best = &link;
+    if (best == nullptr || load(*link.connection) < load(*best->connection)) best = &link;
   }
   return best;
 }
 
 void RedisNode::Work(int64_t now_ns) {
   if (!usable()) return;
-  RedisConnection& asker = *links_[0].connection;
-  while (!urgent_.empty() && !links_[0].renew && asker.ready() && asker.HasRoom(0)) {
-    asker.Queue(urgent_.Pop(), now_ns);
+  while (!urgent_.empty() && links_[0].Takes(0)) {
+    links_[0].connection->Queue(urgent_.Pop(), now_ns);
   }
   while (!queue_.empty()) {
     Link* const link = PickLink(queue_.front()->expected_bytes);
@@ -69,13 +66,15 @@ void RedisNode::Work(int64_t now_ns) {
     link->connection->Queue(queue_.Pop(), now_ns);
   }
   for (Link& link : links_) {
-    if (!link.connection->ready() || !link.connection->HasUnsent()) continue;
-    link.connection->Flush(now_ns);
-    Notice(&link, now_ns);
-  }
-  for (Link& link : links_) {
-    if (!link.renew || !link.ready || link.connection->outstanding_commands() > 0) continue;
-    link.connection->Close(RedisFault::kUnreachable, "made anew");
+    RedisConnection& connection = *link.connection;
+    if (!connection.ready()) continue;
+    if (connection.HasUnsent()) {
+      connection.Flush(now_ns);
+    } else if (link.renew && connection.outstanding_commands() == 0) {
+      connection.Close(RedisFault::kUnreachable, "made anew");
+    } else {
+      continue;
+    }
     Notice(&link, now_ns);
   }
 }

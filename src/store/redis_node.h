@@ -91,6 +91,10 @@ class RedisNode {
     uint64_t replies = 0;
     uint32_t failures = 0;
     int64_t retry_ns = 0;
+
+    bool Takes(uint64_t expected_bytes) const {
+      return !renew && connection->ready() && connection->HasRoom(expected_bytes);
+    }
   };
 
   Link* LinkOf(const RedisConnection* connection);
