@@ -8,7 +8,6 @@ more for each test that needs a fresh one; the whole folder stays under the limi
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from dataplane import DataPlane
 from engine import Engine
 from make_model import write_model
-from redis_server import RedisServer
+from redis_server import RedisServer, skip_without_redis
 from rig import MODEL, PLANE_CORES, Rig, make_engine
 
 NOBODY = 65534
@@ -33,8 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed (apt: redis-server)")
+    skip_without_redis()
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+import pytest
 from dataplane import free_port
+
+
+def skip_without_redis() -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt: redis-server)")
 
 
 class RedisServer:
@@ -30,10 +39,7 @@ class RedisServer:
         command += ["--save", "", "--dir", str(self.folder), *self.arguments]
         with open(self.folder / "redis.log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        end = time.monotonic() + 10
-        while not self._answers():
-            assert time.monotonic() < end, "redis-server does not answer"
-            time.sleep(0.02)
+        wait(self._answers, "redis-server does not answer", 10)
 
     @property
     def pid(self) -> int:
@@ -46,26 +52,29 @@ class RedisServer:
         except OSError:
             return False
 
-    def ask(self, *command: str) -> str:
-        """The first line of the answer."""
+    @contextlib.contextmanager
+    def _asked(self, *command: str) -> Iterator[BinaryIO]:
+        """The answer, to be read."""
         with socket.create_connection((self.address, self.port), timeout=5) as connection:
             connection.sendall((" ".join(command) + "\r\n").encode())
-            return connection.makefile().readline().strip()
+            with connection.makefile("rb") as reply:
+                yield reply
+
+    def ask(self, *command: str) -> str:
+        """The first line of the answer."""
+        with self._asked(*command) as reply:
+            return reply.readline().decode().strip()
 
     def lines(self, *command: str) -> list[str]:
         """All lines of a bulk answer, its length in front."""
-        with socket.create_connection((self.address, self.port), timeout=5) as connection:
-            connection.sendall((" ".join(command) + "\r\n").encode())
-            reply = connection.makefile("rb")
+        with self._asked(*command) as reply:
             header = reply.readline()
             return [header.decode().strip(), *reply.read(int(header[1:])).decode().splitlines()]
 
     def keys(self, pattern: str) -> list[str]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(f"KEYS {pattern}\r\n".encode())
-            reply = connection.makefile()
+        with self._asked("KEYS", pattern) as reply:
             count = int(reply.readline()[1:])
-            return [reply.readline().strip() for _ in range(2 * count)][1::2]  # each has its length in front
+            return [reply.readline().decode().strip() for _ in range(2 * count)][1::2]  # lengths stand in front
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from compare import disagreement
-from redis_server import RedisCluster, RedisServer
+from redis_server import RedisCluster, RedisServer, skip_without_redis
 from rig import OUTPUT_TOKENS, Rig, prompt, wait_for_hit
 
 pytestmark = pytest.mark.engine
@@ -86,8 +85,7 @@ def test_objects_that_the_server_dropped_are_misses_and_are_stored_again(redis_r
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[RedisCluster]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed (apt: redis-server)")
+    skip_without_redis()
     made = RedisCluster(tmp_path)
     try:
         made.start()

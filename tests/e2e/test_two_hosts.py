@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from compare import disagreement
 from dataplane import DAEMON, DataPlane
-from redis_server import RedisServer
+from redis_server import RedisServer, skip_without_redis
 from rig import OUTPUT_TOKENS, Rig, prompt, wait_for_hit
 from two_hosts import TwoHosts, why_not
 
@@ -32,8 +31,7 @@ DEADLINE_S = 20
 def needs() -> None:
     if (reason := why_not()) is not None:
         pytest.skip(reason)
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed (apt: redis-server)")
+    skip_without_redis()
     if not DRIVER.exists():
         pytest.skip("soak_driver is not built (scripts/build.sh release soak_driver)")
 
