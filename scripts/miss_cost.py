@@ -71,6 +71,24 @@ def compare(base: Way, ours: Way, tokens: int, pairs: int, generator: random.Ran
     return times
 
 
+def beside_plain(
+    model: Path, ours: Engine, plane: DataPlane, pairs: int, generator: random.Random
+) -> dict[str, list[tuple[float, float]]]:
+    """The cases of two engines; the data plane is dead afterwards."""
+    print("miss_cost: starting the plain engine ...", flush=True)
+    cases = {}
+    with Engine(EngineOptions(model, pages=128, cores=ENGINE_CORES), OUT / "plain.log") as plain:
+        plain.generate([1] * TOKENS, 2)
+        time.sleep(IDLE_S)
+        base, way = Way(plain, idle_s=IDLE_S), Way(ours, idle_s=IDLE_S)
+        cases["miss"] = compare(base, way, TOKENS, pairs, generator)
+        cases["too short to ask"] = compare(base, way, 200, pairs, generator)
+        plane.kill()
+        ours.generate([2] * TOKENS, 1)
+        cases["data plane away"] = compare(base, way, TOKENS, pairs, generator)
+    return cases
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=60, help="pairs of each case between two engines (default 60)")
@@ -84,27 +102,16 @@ def main() -> int:
         write_model(model, SHAPE)
         plane = DataPlane(Path(folder) / "plane", cores=PLANE_CORES)
         plane.start()
-        print("miss_cost: starting two engines (tens of seconds each) ...", flush=True)
+        print("miss_cost: starting the engine with ShadowServe (tens of seconds) ...", flush=True)
         try:
-            with (
-                Engine(EngineOptions(model, pages=128, cores=ENGINE_CORES), OUT / "plain.log") as plain,
-                Engine(EngineOptions(model, plane.address, pages=128, cores=ENGINE_CORES), OUT / "ours.log") as ours,
-            ):
-                for engine in (plain, ours):
-                    engine.generate([1] * TOKENS, 2)
-                base, way = Way(plain, idle_s=IDLE_S), Way(ours, idle_s=IDLE_S)
-                pairs = arguments.pairs
+            with Engine(EngineOptions(model, plane.address, pages=128, cores=ENGINE_CORES), OUT / "ours.log") as ours:
+                ours.generate([1] * TOKENS, 2)
                 silent = Way(ours, ask_store=False)
                 cases["asking"] = compare(silent, Way(ours), TOKENS, ASKING_PAIRS, generator)
                 with plane.serving(store=f"redis://127.0.0.1:{free_port()}"):
                     cases["asking, store away"] = compare(silent, Way(ours), TOKENS, ASKING_PAIRS, generator)
-                time.sleep(IDLE_S)
                 if not arguments.one_engine:
-                    cases["miss"] = compare(base, way, TOKENS, pairs, generator)
-                    cases["too short to ask"] = compare(base, way, 200, pairs, generator)
-                    plane.kill()
-                    ours.generate([2] * TOKENS, 1)
-                    cases["data plane away"] = compare(base, way, TOKENS, pairs, generator)
+                    cases |= beside_plain(model, ours, plane, arguments.pairs, generator)
         finally:
             plane.close()
     report = {}
