@@ -76,7 +76,7 @@ def run(half: SchedulerHalf, tokens: int, requests: int, page_tokens: int) -> Ti
         times.call("first_ask", half.matched_tokens, request, 0)
         for _ in range(5):
             times.call("get_num_new_matched_tokens", half.matched_tokens, request, 0)
-        # A load of the whole prompt is sent; no worker is there, so it fails, which changes no cost here.
+        # A load of the whole prompt is sent; no worker is there, so it fails.
         times.call("update_state_after_alloc", half.allocated, request, table(pages), external)
         # Of every second one it is not known yet whether a write may still come: its pages are held.
         early = number % 2 == 1

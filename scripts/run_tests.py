@@ -83,7 +83,9 @@ def read_junit(file: Path, counts: Counts, fallback: str) -> None:
         else:
             problem = next((found for kind in ("failure", "error") if (found := case.find(kind)) is not None), None)
             bad = problem is not None or case.get("status") == "fail"
-            counts.record(f"{name}: {first_line(problem)} {reason(case.findtext('system-out') or '')}", not bad)
+            if bad:
+                name += f": {first_line(problem)} {reason(case.findtext('system-out') or '')}"
+            counts.record(name, not bad)
 
 
 def first_line(problem: ElementTree.Element | None) -> str:
