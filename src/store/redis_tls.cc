@@ -89,6 +89,7 @@ class TlsStream final : public RedisStream {
           ERR_clear_error();
           return {StreamState::kDone, received, false};
         }
+        blocked_ = false;
         filled += bytes;
         received += bytes;
       }
@@ -137,7 +138,7 @@ class TlsStream final : public RedisStream {
 
   Ssl ssl_;
   std::array<std::byte, kRecordBytes> record_;
-  bool blocked_ = false;  // what it holds is part of a record
+  bool blocked_ = false;  // nothing since the last read: what it holds is part of a record
   std::string error_;
 };
 
