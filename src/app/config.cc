@@ -220,7 +220,7 @@ constexpr std::array<ConfigKey, 24> kKeys = {{
      SetListenMode, [](const Config& c) { return fmt::format("{:04o}", c.listen_mode); }},
     {"", "listen_uids", ValueType::kText, "user ids", "users that the unix socket serves beside its owner and root, for example 1000,1001; any: all that can open it", "",
      SetListenUids, ShowListenUids},
-    {"", "cores", ValueType::kText, "CPU list", "CPUs of the data path, for example 1,3-4; empty: no pinning", "--cores",
+    {"", "cores", ValueType::kText, "CPU list", "CPUs of the data path, a thread for each, for example 1,3-4; empty: one thread, not pinned", "--cores",
      SetCores, ShowCores},
     {"tls", "ca_file", ValueType::kText, "", "of a tcp:// address: PEM of the authorities that sign clients' certificates; empty: no TLS", "",
      [](Config& c, std::string_view text) { c.tls.ca_file = text; return OkStatus(); },

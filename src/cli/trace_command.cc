@@ -16,7 +16,8 @@ namespace shadowserve {
 namespace {
 
 // Order of the lanes. Segments on their way overlap, so they are asynchronous events, which get
-// rows of their own; all other work is of one thread.
+// rows of their own; all other work is of one thread, or of the numbered threads that decode beside
+// it, which have lanes of their own behind.
 constexpr std::array<std::string_view, 7> kLanes = {"network", "decode",   "dequantize", "write",
                                                     "read",    "quantize", "encode"};
 
@@ -32,18 +33,18 @@ class TraceFile {
   explicit TraceFile(std::ostream& out) : out_(out) {
     out_ << R"({"displayTimeUnit":"ms","traceEvents":[)";
     Add(R"({"ph":"M","pid":1,"name":"process_name","args":{"name":"shadowserved"}})");
-    for (const std::string_view lane : kLanes) {
-      Add(fmt::format(
-          R"({{"ph":"M","pid":1,"tid":{0},"name":"thread_name","args":{{"name":"{1}"}}}})",
-          LaneOf(lane), lane));
-      Add(fmt::format(
-          R"({{"ph":"M","pid":1,"tid":{0},"name":"thread_sort_index","args":{{"sort_index":{0}}}}})",
-          LaneOf(lane)));
-    }
+    for (const std::string_view lane : kLanes) NameLane(LaneOf(lane), std::string(lane));
   }
   void Add(const v1::TraceSpan& span) {
-    const size_t lane = LaneOf(span.stage());
-    if (lane == 0) return;
+    const size_t stage = LaneOf(span.stage());
+    if (stage == 0 || span.thread() >= kThreadsMax) return;
+    const size_t lane = stage + span.thread() * kLanes.size();
+    for (; threads_ <= span.thread(); ++threads_) {
+      for (const std::string_view each : {kLanes[1], kLanes[2]}) {
+        NameLane(LaneOf(each) + threads_ * kLanes.size(),
+                 fmt::format("{} (thread {})", each, threads_));
+      }
+    }
     const double start_us = static_cast<double>(span.start_ns()) * 1e-3;
     const double end_us = static_cast<double>(span.end_ns()) * 1e-3;
     const std::string common = fmt::format(
@@ -59,12 +60,21 @@ class TraceFile {
       }
       return;
     }
-    Add(fmt::format(R"({{"ph":"X","name":"{}","ts":{:.3f},"dur":{:.3f},{}}})", kLanes[lane - 1],
+    Add(fmt::format(R"({{"ph":"X","name":"{}","ts":{:.3f},"dur":{:.3f},{}}})", kLanes[stage - 1],
                     start_us, end_us - start_us, common));
   }
   void End() { out_ << "\n]}\n"; }
 
  private:
+  static constexpr uint32_t kThreadsMax = 256;
+
+  void NameLane(size_t lane, const std::string& name) {
+    Add(fmt::format(R"({{"ph":"M","pid":1,"tid":{},"name":"thread_name","args":{{"name":"{}"}}}})",
+                    lane, name));
+    Add(fmt::format(
+        R"({{"ph":"M","pid":1,"tid":{0},"name":"thread_sort_index","args":{{"sort_index":{0}}}}})",
+        lane));
+  }
   void Add(const std::string& event) {
     out_ << (std::exchange(first_, false) ? "\n" : ",\n") << event;
   }
@@ -72,6 +82,7 @@ class TraceFile {
   std::ostream& out_;
   bool first_ = true;
   uint64_t id_ = 0;
+  uint32_t threads_ = 1;  // whose lanes have names
 };
 
 }  // namespace

@@ -93,6 +93,8 @@ class SegmentReader {
   // NextBlock.
   uint64_t NextBlockEnd() const;
   std::span<const std::byte> side() const { return side_; }
+  // Of a sealed segment: another thread goes on, with a Seal of its own for the same keys.
+  void UseSeal(Seal* seal) { seal_ = seal; }
 
  private:
   SegmentReader() = default;

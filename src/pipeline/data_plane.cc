@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/log.h"
@@ -33,13 +34,18 @@ Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
                 SlabPool::Create("fetch", options.slab_bytes, options.fetch_slabs));
   SS_TRY_ASSIGN(plane->save_slabs_,
                 SlabPool::Create("save", options.slab_bytes, options.save_slabs));
+  if (options.cpus.size() > 1) {
+    SS_TRY_ASSIGN(plane->crew_, DecodeCrew::Create(std::span(options.cpus).subspan(1), options.keys,
+                                                   options.cipher, metrics, clock));
+  }
   SS_TRY_ASSIGN(plane->fetch_,
                 FetchPipeline::Create(options.fetch, plane->fetch_slabs_.get(), &plane->store_port_,
-                                      &plane->transfers_, metrics, clock, events, plane->seal()));
+                                      &plane->transfers_, metrics, clock, events, plane->seal(),
+                                      plane->crew_.get()));
   SS_TRY_ASSIGN(plane->save_, SavePipeline::Create(plane->save_slabs_.get(), &plane->store_port_,
                                                    &plane->transfers_, metrics, clock, events,
                                                    plane->seal(), &plane->quota_));
-  plane->cpus_ = options.cpus;
+  if (!options.cpus.empty()) plane->cpus_ = {options.cpus[0]};
   return plane;
 }
 
@@ -115,9 +121,12 @@ void DataPlane::Wait() {
   const int64_t now_ns = clock_->NowNs();
   const int64_t deadline_ns = std::min(fetch_->next_deadline_ns(), save_->next_deadline_ns());
   const int64_t wait_ns = std::clamp(deadline_ns - now_ns, int64_t{0}, kWaitMaxNs);
-  pollfd entries[2] = {{mailbox_.fd(), POLLIN, 0}, {store_->event_fd(), POLLIN, 0}};
+  // A negative descriptor is skipped.
+  pollfd entries[] = {{mailbox_.fd(), POLLIN, 0},
+                      {store_->event_fd(), POLLIN, 0},
+                      {crew_ == nullptr ? -1 : crew_->fd(), POLLIN, 0}};
   const timespec timeout{wait_ns / kNsPerSecond, wait_ns % kNsPerSecond};
-  (void)ppoll(entries, 2, &timeout, nullptr);
+  (void)ppoll(entries, std::size(entries), &timeout, nullptr);
 }
 
 void DataPlane::Run() {

@@ -1,4 +1,5 @@
-// The data plane's one thread: owns the store, the slabs, the devices and both pipelines.
+// The data plane's thread: owns the store, the slabs, the devices and both pipelines. With several
+// cores it has the first to itself, and each other one has a thread that decodes (DecodeCrew).
 //
 //   mailbox -> lookups -> store -> transfers -> fetch (admit, compute step) -> save (one step, if
 //   no fetch waits)
@@ -43,7 +44,8 @@ class DataPlane {
     std::vector<AuthKey> keys;
     SealAlgorithm cipher = SealAlgorithm::kGmac;
     TenantQuota::Options quota;
-    std::vector<int> cpus;  // empty: not pinned
+    // A thread for each, pinned to it. Empty: one thread, not pinned.
+    std::vector<int> cpus;
   };
 
   // Pointers outlive the data plane. Events are called on its thread.
@@ -109,6 +111,7 @@ class DataPlane {
   std::unique_ptr<SlabPool> save_slabs_;
   std::unordered_map<uint64_t, std::unique_ptr<RankMemory>> ranks_;
   std::vector<Leaving> leaving_;
+  std::unique_ptr<DecodeCrew> crew_;  // null with one core
   std::unique_ptr<FetchPipeline> fetch_;
   std::unique_ptr<SavePipeline> save_;
   std::vector<int> cpus_;

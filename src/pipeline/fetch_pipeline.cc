@@ -12,17 +12,20 @@ bool FetchPipeline::Load::exhausted() const {
   return stopping || next_chunk == spec.keys.size();
 }
 
-Result<std::unique_ptr<FetchPipeline>> FetchPipeline::Create(const Options& options,
-                                                             SlabPool* slabs, StorePort* store,
-                                                             TransferPort* transfers,
-                                                             Metrics* metrics, const Clock* clock,
-                                                             PipelineEvents* events, Seal* seal) {
+Result<std::unique_ptr<FetchPipeline>> FetchPipeline::Create(
+    const Options& options, SlabPool* slabs, StorePort* store, TransferPort* transfers,
+    Metrics* metrics, const Clock* clock, PipelineEvents* events, Seal* seal, DecodeCrew* crew) {
   auto pipeline = std::unique_ptr<FetchPipeline>(
-      new FetchPipeline(options, slabs, store, transfers, metrics, clock, events, seal));
+      new FetchPipeline(options, slabs, store, transfers, metrics, clock, events, seal, crew));
   SS_TRY_ASSIGN(pipeline->decoder_, SegmentDecoder::Create(metrics, clock, seal));
   // A join holds at least one slab, so there are never more joins than slabs.
   pipeline->joins_.resize(std::min(options.joins_inflight_max, slabs->slab_count()));
   for (Join& join : pipeline->joins_) pipeline->free_joins_.push_back(&join);
+  if (crew != nullptr) {
+    const uint32_t busy = crew->threads() * DecodeCrew::kJobsPerThread + 1;
+    pipeline->window_min_ = std::min(busy, static_cast<uint32_t>(pipeline->joins_.size()));
+    pipeline->window_ = pipeline->window_min_;
+  }
   pipeline->leases_.resize(slabs->slab_count());
   return pipeline;
 }
@@ -163,13 +166,16 @@ bool FetchPipeline::CompleteGranted() {
 bool FetchPipeline::Turn() {
   bool moved = FailOverdue();
   if (options_.control_path_only) return CompleteGranted() || moved;
+  moved |= TakeBack();
   moved |= Admit();
+  moved |= HandOut();
   moved |= ComputeStep();
   if (!moved && WidenWindow()) moved = Admit();
   return moved;
 }
 
 bool FetchPipeline::WidenWindow() {
+  if (crew_ != nullptr && !crew_->has_room()) return false;  // decoding is what takes the time
   if (active_joins_ < window_ || window_ >= joins_.size()) return false;
   window_ = std::min(window_ * 2, static_cast<uint32_t>(joins_.size()));
   closed_joins_ = 0;
@@ -258,12 +264,12 @@ void FetchPipeline::Fail(Load* load, Status status) {
   load->stopping = true;
   for (Join& join : joins_) {
     if (join.load != load) continue;
-    // What has arrived goes now; reads and transfers in flight come home.
+    // What has arrived goes now; reads, steps and transfers in flight come home.
     for (Part& part : std::span(join.parts).first(join.part_count)) {
       Dequeue(&part);
       if (!part.marker_asked) --part.reads_left, --join.asks_left, part.marker_asked = true;
       if (!part.segment_asked) --part.reads_left, --join.asks_left, part.segment_asked = true;
-      if (part.reads_left == 0 && !part.done) {
+      if (!part.in_flight() && !part.done) {
         part.done = true;
         part.wire.Reset();
         --join.parts_left;

@@ -10,7 +10,7 @@
 // How many joins are in flight follows the store: a WINDOW that doubles whenever the pipeline has
 // nothing to do but wait, and shrinks slowly while it always has work. So a far store gets as many
 // reads as it needs, and with a near one (page cache) the same few slabs are used again while they
-// are still in the CPU's cache.
+// are still in the CPU's cache. With a DecodeCrew its floor is what keeps every thread busy.
 //
 // Per segment: its marker and its bytes are read together; both must be sound. Once the marker is
 // there, blocks are decoded while the rest of the segment is on its way, where the store tells how
@@ -18,8 +18,12 @@
 // was verified before the first. Any doubt (missing, damaged, wrong name) fails the whole load, and
 // the object goes, so that the next save repairs it.
 //
+// With a DecodeCrew (several cores) steps of different segments are decoded side by side; this
+// thread asks the store, hands out the steps, and decodes one itself only when the crew has its
+// hands full.
+//
 // Fencing: after OnLoadDone nothing of a load touches a page. A cancelled load first lets reads of
-// the store and transfers in flight come home.
+// the store, steps of the crew and transfers in flight come home.
 //
 // Owner thread: the pipeline's.
 #ifndef SHADOWSERVE_PIPELINE_FETCH_PIPELINE_H_
@@ -34,8 +38,8 @@
 
 #include "format/marker.h"
 #include "mem/slab_pool.h"
+#include "pipeline/decode_crew.h"
 #include "pipeline/events.h"
-#include "pipeline/segment_decoder.h"
 #include "pipeline/store_port.h"
 #include "pipeline/transfer_port.h"
 
@@ -55,12 +59,13 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     // Its pages hold anything, so no config key reaches this (app/run_daemon.h).
     bool control_path_only = false;
   };
-  // All pointers outlive the pipeline. With a `seal` (keys) only what it vouches for is loaded.
+  // All pointers outlive the pipeline. With a `seal` (keys) only what it vouches for is loaded; the
+  // `crew`, if there is one, then has the same keys.
   static Result<std::unique_ptr<FetchPipeline>> Create(const Options& options, SlabPool* slabs,
                                                        StorePort* store, TransferPort* transfers,
                                                        Metrics* metrics, const Clock* clock,
-                                                       PipelineEvents* events,
-                                                       Seal* seal = nullptr);
+                                                       PipelineEvents* events, Seal* seal = nullptr,
+                                                       DecodeCrew* crew = nullptr);
   ~FetchPipeline() override;  // REQUIRES idle()
 
   // kInvalidArgument when the spec does not fit its rank, kExhausted past kLoadsMax: then there is
@@ -73,11 +78,11 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   void CancelRank(const RankMemory* rank);
   bool UsesRank(const RankMemory* rank) const;
 
-  // One turn: fails loads over their deadline, admits joins, asks the store, runs one step of
-  // compute. True when anything moved.
+  // One turn: fails loads over their deadline, admits joins, asks the store, hands steps to the
+  // crew and runs one here. True when anything moved.
   bool Turn();
   bool idle() const { return loads_.empty(); }
-  // True when compute work is ready: saves then wait.
+  // True when compute work waits for a thread: saves then wait.
   bool busy() const;
   // The next deadline, or INT64_MAX.
   int64_t next_deadline_ns() const;
@@ -113,13 +118,16 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     uint64_t segment_bytes = 0;  // as the marker says
     uint64_t arrived = 0;        // leading bytes of the segment in the slab
     int64_t asked_ns = 0;        // when its segment was asked for
-    DecodeCursor cursor;
+    DecodeJob job;
     bool marker_asked = false;
     bool segment_asked = false;
     uint8_t reads_left = 2;
     bool marker_sound = false;
     bool queued = false;  // in ready_
+    bool lent = false;    // `job` is the crew's
     bool done = false;
+
+    bool in_flight() const { return reads_left > 0 || lent; }
   };
   struct Join {
     Load* load = nullptr;
@@ -136,7 +144,8 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   };
 
   FetchPipeline(const Options& options, SlabPool* slabs, StorePort* store, TransferPort* transfers,
-                Metrics* metrics, const Clock* clock, PipelineEvents* events, Seal* seal)
+                Metrics* metrics, const Clock* clock, PipelineEvents* events, Seal* seal,
+                DecodeCrew* crew)
       : options_(options),
         slabs_(slabs),
         store_(store),
@@ -144,7 +153,8 @@ class FetchPipeline final : public StoreListener, public TransferListener {
         metrics_(metrics),
         clock_(clock),
         events_(events),
-        seal_(seal) {}
+        seal_(seal),
+        crew_(crew) {}
 
   static Status CheckSpec(const LoadSpec& spec);
   static uint32_t SlabsPerJoin(const RankMemory& rank);
@@ -158,14 +168,17 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   void AskStore(Join* join);
   void OnMarker(Part* part, StatusCode code, uint64_t bytes);
   void OnSegment(Part* part, StatusCode code, uint64_t bytes);
-  void CountCorrupt(CorruptLabel damage, uint64_t refused_before);
-  uint64_t refused() const { return seal_ == nullptr ? 0 : seal_->refused(); }
+  void CountCorrupt(CorruptLabel damage, bool refused);
   Status ReadPartMarker(Part* part, uint64_t bytes) const;
   void Enqueue(Part* part);
   void Dequeue(Part* part);
   bool CanDecode(const Part& part) const;
+  Part* NextToDecode();
+  void AimJob(Part* part);
+  bool HandOut();
+  bool TakeBack();
   bool ComputeStep();
-  Result<bool> Decode(Part* part);
+  void OnStep(Part* part);
   void FailPart(Part* part, Status status);
   void FinishPart(Part* part);
   void CloseJoinIfDone(Join* join);
@@ -184,6 +197,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   const Clock* clock_;
   PipelineEvents* events_;
   Seal* seal_;
+  DecodeCrew* crew_;  // null: one thread does everything
   std::unique_ptr<SegmentDecoder> decoder_;
   std::list<Load> loads_;  // in turn order: an admitted load moves to the back
   std::vector<Join> joins_;
@@ -191,9 +205,10 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   std::vector<SlabLease> leases_;  // scratch of AdmitOne
   std::vector<Part*> ready_;       // marker there, granted; the first that can is decoded
   uint32_t waiting_slabs_ = 0;     // held by loads without a grant
-  uint32_t window_ = 1;            // most joins of granted loads
-  uint32_t active_joins_ = 0;      // joins of granted loads
-  uint32_t closed_joins_ = 0;      // since the window changed
+  uint32_t window_min_ = 1;
+  uint32_t window_ = 1;        // most joins of granted loads
+  uint32_t active_joins_ = 0;  // joins of granted loads
+  uint32_t closed_joins_ = 0;  // since the window changed
 };
 
 }  // namespace shadowserve

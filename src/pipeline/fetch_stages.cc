@@ -60,16 +60,16 @@ void FetchPipeline::OnStore(uint64_t tag, StatusCode code, uint64_t bytes) {
 void FetchPipeline::OnMarker(Part* part, StatusCode code, uint64_t bytes) {
   const Load* load = part->join->load;
   if (load->stopping) {
-    if (part->reads_left == 0) FinishPart(part);
+    if (!part->in_flight()) FinishPart(part);
     return;
   }
   if (code != StatusCode::kOk) {
     if (code == StatusCode::kCorrupt) metrics_->corrupt[CorruptLabel::kMarker].Add();
     return FailPart(part, Status(code, "store: marker of " + ToString(part->name)));
   }
-  const uint64_t refused_before = refused();
+  const uint64_t refused_before = seal_ == nullptr ? 0 : seal_->refused();
   if (Status marker = ReadPartMarker(part, bytes); !marker.ok()) {
-    CountCorrupt(CorruptLabel::kMarker, refused_before);
+    CountCorrupt(CorruptLabel::kMarker, seal_ != nullptr && seal_->refused() > refused_before);
     return FailPart(part, std::move(marker));
   }
   part->marker_sound = true;
@@ -87,7 +87,7 @@ void FetchPipeline::OnSegment(Part* part, StatusCode code, uint64_t bytes) {
     load->wire_bytes += bytes;
   }
   if (load->stopping) {
-    if (part->reads_left == 0) FinishPart(part);
+    if (!part->in_flight()) FinishPart(part);
     return;
   }
   if (code != StatusCode::kOk) {
@@ -116,8 +116,8 @@ Status FetchPipeline::ReadPartMarker(Part* part, uint64_t bytes) const {
 }
 
 // What only its tag was wrong with is no accident.
-void FetchPipeline::CountCorrupt(CorruptLabel damage, uint64_t refused_before) {
-  metrics_->corrupt[refused() > refused_before ? CorruptLabel::kAuth : damage].Add();
+void FetchPipeline::CountCorrupt(CorruptLabel damage, bool refused) {
+  metrics_->corrupt[refused ? CorruptLabel::kAuth : damage].Add();
 }
 
 void FetchPipeline::Enqueue(Part* part) {
@@ -135,9 +135,11 @@ void FetchPipeline::Dequeue(Part* part) {
 }
 
 bool FetchPipeline::CanDecode(const Part& part) const {
+  if (part.lent) return false;
   if (part.reads_left == 0) return true;
   // When all blocks are written, still only the read's completion says that nothing follows them.
-  if (part.cursor.begun()) return part.cursor.blocks_left > 0 && part.cursor.CanStep(part.arrived);
+  const DecodeCursor& cursor = part.job.cursor;
+  if (cursor.begun()) return cursor.blocks_left > 0 && cursor.CanStep(part.arrived);
   return part.arrived >= SegmentSideEnd(part.name.profile, part.shape, seal_ != nullptr);
 }
 
@@ -146,41 +148,80 @@ bool FetchPipeline::busy() const {
                      [this](const Part* part) { return CanDecode(*part); });
 }
 
-bool FetchPipeline::ComputeStep() {
+FetchPipeline::Part* FetchPipeline::NextToDecode() {
   const auto found = std::find_if(ready_.begin(), ready_.end(),
                                   [this](const Part* part) { return CanDecode(*part); });
-  if (found == ready_.end()) return false;
-  Part* part = *found;
-  const uint64_t refused_before = refused();
-  const Result<bool> decoded = Decode(part);
-  if (!decoded.ok()) {
-    CountCorrupt(part->cursor.begun() ? CorruptLabel::kBlock : CorruptLabel::kSegment,
-                 refused_before);
-    FailPart(part, decoded.status());
-  } else if (*decoded && part->reads_left == 0) {
-    const uint64_t kv_bytes = part->cursor.kv_bytes;
-    part->join->load->kv_bytes += kv_bytes;
-    metrics_->kv_bytes[DirectionLabel::kIn].Add(kv_bytes);
-    FinishPart(part);
+  return found == ready_.end() ? nullptr : *found;
+}
+
+// One step of the part, as far as its bytes are there now.
+void FetchPipeline::AimJob(Part* part) {
+  DecodeJob& job = part->job;
+  job.arrived = part->arrived;
+  job.blocks = kBlocksPerStep;
+  if (job.cursor.begun()) return;
+  const Join& join = *part->join;
+  const RankMemory* rank = join.load->spec.rank;
+  job.cursor.task = {part->wire.bytes().first(part->segment_bytes),
+                     part->name,
+                     part->shape,
+                     rank,
+                     PagesOf(join),
+                     FirstTokenOf(join),
+                     rank->direct() ? rank->device().direct() : join.staging.bytes()};
+}
+
+bool FetchPipeline::HandOut() {
+  bool moved = false;
+  while (crew_ != nullptr && crew_->has_room()) {
+    Part* const part = NextToDecode();
+    if (part == nullptr) break;
+    AimJob(part);
+    part->job.owner = part;
+    part->lent = true;
+    crew_->Hand(&part->job);
+    moved = true;
   }
+  return moved;
+}
+
+bool FetchPipeline::TakeBack() {
+  bool moved = false;
+  while (crew_ != nullptr) {
+    DecodeJob* const job = crew_->TakeBack();
+    if (job == nullptr) break;
+    Part* const part = static_cast<Part*>(job->owner);
+    part->lent = false;
+    OnStep(part);
+    moved = true;
+  }
+  return moved;
+}
+
+bool FetchPipeline::ComputeStep() {
+  Part* const part = NextToDecode();
+  if (part == nullptr) return false;
+  AimJob(part);
+  RunDecodeJob(decoder_.get(), seal_, &part->job);
+  OnStep(part);
   return true;
 }
 
-// One step of a part. True when all of its blocks are written.
-Result<bool> FetchPipeline::Decode(Part* part) {
-  if (!part->cursor.begun()) {
-    const Join& join = *part->join;
-    const RankMemory* rank = join.load->spec.rank;
-    SS_TRY(
-        decoder_->Begin(DecodeTask{part->wire.bytes().first(part->segment_bytes), part->name,
-                                   part->shape, rank, PagesOf(join), FirstTokenOf(join),
-                                   rank->direct() ? rank->device().direct() : join.staging.bytes()},
-                        &part->cursor));
+void FetchPipeline::OnStep(Part* part) {
+  const DecodeJob& job = part->job;
+  if (part->join->load->stopping) {
+    if (!part->in_flight()) FinishPart(part);
+  } else if (!job.status.ok()) {
+    CountCorrupt(job.cursor.begun() ? CorruptLabel::kBlock : CorruptLabel::kSegment, job.refused);
+    FailPart(part, job.status);
+  } else if (job.complete && part->reads_left == 0) {
+    part->join->load->kv_bytes += job.cursor.kv_bytes;
+    metrics_->kv_bytes[DirectionLabel::kIn].Add(job.cursor.kv_bytes);
+    FinishPart(part);
   }
-  return decoder_->Step(&part->cursor, part->arrived, kBlocksPerStep);
 }
 
-// Ends the load. The part itself ends here, or, when a read of it is in flight, with that.
+// Ends the load. The part itself ends here, or with what of it is in flight.
 void FetchPipeline::FailPart(Part* part, Status status) {
   Load* load = part->join->load;
   if (status.code() == StatusCode::kCorrupt || status.code() == StatusCode::kNotFound) {
@@ -247,7 +288,7 @@ void FetchPipeline::CloseJoin(Join* join) {
     --active_joins_;
     // Long enough without waiting: fewer may do.
     if (++closed_joins_ >= window_ * kJoinsPerShrink) {
-      window_ = std::max(1U, window_ - 1);
+      window_ = std::max(window_min_, window_ - 1);
       closed_joins_ = 0;
     }
   } else {

@@ -4,6 +4,7 @@
 #define SHADOWSERVE_PIPELINE_PIPELINE_TESTING_H_
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <cstring>
 #include <deque>
@@ -221,6 +222,17 @@ inline std::unique_ptr<Store> OpenBenchStore(const std::string& url, bool indexe
   return indexed ? std::move(store) : std::make_unique<UnindexedStore>(std::move(store));
 }
 
+// One CPU for each thread: those that this process may use, over and over.
+inline std::vector<int> CrewCpus(uint32_t threads) {
+  cpu_set_t allowed;
+  SS_CHECK(sched_getaffinity(0, sizeof(allowed), &allowed) == 0, "no affinity");
+  std::vector<int> cpus;
+  for (size_t cpu = 0; cpus.size() < threads; cpu = (cpu + 1) % CPU_SETSIZE) {
+    if (CPU_ISSET(cpu, &allowed)) cpus.push_back(static_cast<int>(cpu));
+  }
+  return cpus;
+}
+
 struct BenchOptions {
   uint32_t fetch_slabs = 8;
   uint32_t save_slabs = 4;
@@ -228,6 +240,7 @@ struct BenchOptions {
   std::string store = "memory://?capacity=256MiB";
   bool indexed = true;
   bool by_hand = false;  // wrap it into a SteppedStore
+  uint32_t crew = 0;     // threads that decode beside the test's own
   std::vector<AuthKey> keys = {};
   SealAlgorithm cipher = SealAlgorithm::kGmac;
 };
@@ -317,6 +330,7 @@ struct PipelineBench {
   std::unique_ptr<Seal> seal;  // null without keys
   std::unique_ptr<SlabPool> fetch_slabs;
   std::unique_ptr<SlabPool> save_slabs;
+  std::unique_ptr<DecodeCrew> crew;  // null: the test's thread does everything
   std::unique_ptr<FetchPipeline> fetch;
   std::unique_ptr<TenantQuota> quota;  // null: no tenant has one
   std::unique_ptr<SavePipeline> save;
@@ -325,6 +339,7 @@ struct PipelineBench {
   size_t reads_answered = 0;
 
   uint32_t joins;
+  uint32_t crew_threads;
 
   explicit PipelineBench(const BenchOptions& options = {})
       : store(MakeStore(options)),
@@ -333,7 +348,8 @@ struct PipelineBench {
         transfers(&metrics, &clock),
         fetch_slabs(SlabPool::Create("fetch", uint64_t{5} << 20, options.fetch_slabs).value()),
         save_slabs(SlabPool::Create("save", uint64_t{5} << 20, options.save_slabs).value()),
-        joins(options.joins) {
+        joins(options.joins),
+        crew_threads(options.crew) {
     Rekey(options.keys, options.cipher);
   }
 
@@ -343,8 +359,12 @@ struct PipelineBench {
     save.reset();
     seal.reset();
     if (!keys.empty()) seal = Seal::Create(keys, cipher).value();
+    crew.reset();
+    if (crew_threads > 0) {
+      crew = DecodeCrew::Create(CrewCpus(crew_threads), keys, cipher, &metrics, &clock).value();
+    }
     fetch = FetchPipeline::Create({joins}, fetch_slabs.get(), &port, &transfers, &metrics, &clock,
-                                  &events, seal.get())
+                                  &events, seal.get(), crew.get())
                 .value();
     save = SavePipeline::Create(save_slabs.get(), &port, &transfers, &metrics, &clock, &events,
                                 seal.get(), quota.get())
@@ -377,9 +397,12 @@ struct PipelineBench {
     }
     return moved;
   }
+  bool steps_out() const { return crew != nullptr && crew->jobs_out() > 0; }
   // Until nothing moves any more. Disk stores complete a little later: a bound on idle turns.
   void Settle() {
-    for (int idle = 0; idle < 2000;) idle = Turn() || port.inflight() > 0 ? 0 : idle + 1;
+    for (int idle = 0; idle < 2000;) {
+      idle = Turn() || port.inflight() > 0 || steps_out() ? 0 : idle + 1;
+    }
   }
 
   void SaveChunk(uint64_t id, const EngineMemory& engine, const ChunkKey& key,

@@ -32,6 +32,7 @@ Status SegmentDecoder::Begin(const DecodeTask& task, DecodeCursor* cursor) {
 }
 
 Result<bool> SegmentDecoder::Step(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks) {
+  if (seal_ != nullptr) cursor->reader->UseSeal(seal_);
   for (; blocks > 0 && cursor->blocks_left > 0 && cursor->CanStep(arrived); --blocks) {
     --cursor->blocks_left;
     SS_TRY(DecodeBlock(cursor));

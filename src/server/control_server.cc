@@ -202,6 +202,7 @@ class Service final : public SessionService {
         proto->set_first_layer(span.first_layer);
         proto->set_head_group(span.head_group);
         proto->set_saving(span.saving);
+        proto->set_thread(span.thread);
       }
       if (sent == taken.spans.size()) reply.set_dropped(taken.dropped);
       if (!writer->Write(reply)) return;

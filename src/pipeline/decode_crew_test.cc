@@ -1,0 +1,281 @@
+// Loads whose segments are decoded by several threads.
+#include "pipeline/decode_crew.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <future>
+#include <numeric>
+
+#include "pipeline/data_plane.h"
+#include "pipeline/pipeline_testing.h"
+#include "store/allocation_count_test.h"
+
+namespace shadowserve::testing {
+namespace {
+
+constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};    // one segment to a chunk
+constexpr ModelShape kGrouped{6, 4, 64, KvDtype::kBf16, 2};  // two
+constexpr StoredForm kForm{Profile::kLossless, CodecId::kZstd};
+constexpr uint32_t kChunks = 8;
+constexpr uint32_t kThreads = 3;
+
+// Some chunks, saved, and an engine to load them into: its second half of pages.
+struct Kept {
+  PipelineBench bench;
+  EngineMemory memory;
+  std::vector<ChunkKey> keys;
+  std::vector<uint32_t> from;
+  std::vector<uint32_t> to;
+  StoredForm form;
+
+  explicit Kept(BenchOptions options, const ModelShape& shape = kShape, bool direct = true,
+                StoredForm stored = kForm)
+      : bench(options), memory(shape, 128, 4 * kChunks, Form::kCpuVec, direct), form(stored) {
+    memory.Fill(5);
+    for (uint32_t i = 0; i < kChunks; ++i) {
+      keys.push_back(KeyOf(i));
+      bench.SaveChunk(1000 + i, memory, KeyOf(i), {2 * i, 2 * i + 1}, form);
+      bench.Settle();
+      EXPECT_EQ(bench.events.saves.at(1000 + i).outcome, SaveOutcome::kStored);
+    }
+    from.resize(size_t{2} * kChunks);
+    std::iota(from.begin(), from.end(), 0);
+    to.resize(size_t{2} * kChunks);
+    std::iota(to.begin(), to.end(), 2 * kChunks);
+    Clear();
+  }
+  void Clear() {
+    for (uint32_t layer = 0; layer < memory.rank->shape().layers; ++layer) {
+      std::memset(TargetPages(layer).data(), 0xA5, TargetPages(layer).size());
+    }
+  }
+  // Nothing has come since Clear.
+  bool Clean() {
+    for (uint32_t layer = 0; layer < memory.rank->shape().layers; ++layer) {
+      const auto bytes = TargetPages(layer);
+      // Each byte is as the one before it.
+      if (bytes[0] != std::byte{0xA5} ||
+          std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) != 0) {
+        return false;
+      }
+    }
+    return true;
+  }
+  std::span<std::byte> TargetPages(uint32_t layer) {
+    const PageLayout& layout = memory.rank->layout();
+    return std::span(memory.bytes)
+        .subspan(layout.layer_offset[layer] + 2 * kChunks * layout.page_stride,
+                 2 * kChunks * layout.page_stride);
+  }
+  void Start(uint64_t id) { bench.LoadChunks(id, memory, keys, to, form); }
+  const LoadResult& Load(uint64_t id) {
+    Start(id);
+    bench.Settle();
+    return bench.events.loads.at(id);
+  }
+  bool Same() { return SameTokens(memory, from, memory, to, 0, kChunks * kChunkTokens); }
+  bool AllSlabsFree() const {
+    return bench.fetch_slabs->free_count() == bench.fetch_slabs->slab_count();
+  }
+};
+
+struct Case {
+  ModelShape shape;
+  StoredForm form;
+  bool direct;
+  SealAlgorithm cipher;
+};
+
+class CrewRoundTrip : public ::testing::TestWithParam<Case> {};
+
+TEST_P(CrewRoundTrip, PagesGetBackTheValuesThatWereSaved) {
+  const Case& c = GetParam();
+  BenchOptions options{.crew = kThreads};
+  if (c.cipher != SealAlgorithm::kNone) {
+    options.keys = {KeyOfByte(1, 0x11)};
+    options.cipher = c.cipher;
+  }
+  Kept kept(options, c.shape, c.direct, c.form);
+  for (uint64_t id = 1; id <= 2; ++id) {
+    kept.Clear();
+    ASSERT_TRUE(kept.Load(id).status.ok()) << kept.bench.events.loads.at(id).status.ToString();
+    EXPECT_TRUE(kept.Same());
+  }
+  EXPECT_EQ(kept.bench.metrics.kv_bytes[DirectionLabel::kIn].value(), kept.memory.bytes.size());
+  EXPECT_TRUE(kept.AllSlabsFree());
+  EXPECT_EQ(kept.bench.events.repeated, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Forms, CrewRoundTrip,
+    ::testing::Values(Case{kShape, kForm, true, SealAlgorithm::kNone},
+                      Case{kShape, {Profile::kRaw, CodecId::kNone}, true, SealAlgorithm::kNone},
+                      Case{kGrouped, kForm, true, SealAlgorithm::kGmac},
+                      Case{kGrouped, kForm, false, SealAlgorithm::kNone},
+                      Case{kShape, kForm, false, SealAlgorithm::kAes256Gcm}));
+
+TEST(DecodeCrew, ATraceTellsWhichThreadDidWhat) {
+  Kept kept({.crew = kThreads});
+  kept.bench.metrics.trace.Begin();
+  for (uint64_t id = 1; id <= 20; ++id) ASSERT_TRUE(kept.Load(id).status.ok());
+  std::array<uint64_t, kThreads + 1> spans = {};
+  for (const StageSpan& span : kept.bench.metrics.trace.End().spans) {
+    ASSERT_LE(span.thread, kThreads);
+    if (span.stage == StageLabel::kDecode) ++spans[span.thread];
+  }
+  // The pipeline's own thread helps when the others are busy; how the rest is shared is theirs.
+  EXPECT_GT(spans[1] + spans[2] + spans[3], 0u);
+  EXPECT_EQ(std::accumulate(spans.begin(), spans.end(), uint64_t{0}),
+            20 * kChunks * BlockCount(SegmentShapeOf(kShape, 0, 0)));
+}
+
+TEST(DecodeCrew, DamageIsOneMissAndCountedOnce) {
+  Kept kept({.crew = kThreads});
+  uint64_t id = 1;
+  for (const CorruptLabel label : {CorruptLabel::kBlock, CorruptLabel::kSegment}) {
+    for (const ObjectName& name : kept.bench.Objects()) {
+      if (name.kind != ObjectKind::kSegment || name.key != KeyOf(3)) continue;
+      kept.bench.Tamper(name, [label](auto& bytes) {
+        (label == CorruptLabel::kBlock ? bytes.back() : bytes.front()) ^= std::byte{1};
+      });
+    }
+    EXPECT_EQ(kept.Load(id++).status.code(), StatusCode::kCorrupt);
+    EXPECT_EQ(kept.bench.metrics.corrupt[label].value(), 1u);
+    EXPECT_TRUE(kept.AllSlabsFree());
+    kept.bench.SaveChunk(100 + id, kept.memory, KeyOf(3), {6, 7}, kForm);
+    kept.bench.Settle();
+    EXPECT_TRUE(kept.Load(id++).status.ok());
+  }
+  EXPECT_EQ(kept.bench.events.repeated, 0u);
+}
+
+TEST(DecodeCrew, AForgedBlockIsRefusedByWhicheverThreadMeetsIt) {
+  Kept kept({.crew = kThreads, .keys = {KeyOfByte(1, 0x11)}});
+  for (const ObjectName& name : kept.bench.Objects()) {
+    if (name.kind != ObjectKind::kSegment || name.key != KeyOf(5)) continue;
+    kept.bench.Tamper(name, [](auto& bytes) { bytes.back() ^= std::byte{1}; });
+  }
+  EXPECT_EQ(kept.Load(1).status.code(), StatusCode::kCorrupt);
+  EXPECT_EQ(kept.bench.metrics.corrupt[CorruptLabel::kBlock].value() +
+                kept.bench.metrics.corrupt[CorruptLabel::kAuth].value(),
+            1u);
+}
+
+// The fence: once a load is reported, its pages belong to somebody else.
+TEST(DecodeCrew, ACancelledLoadIsReportedOnlyWhenNoThreadWritesItsPagesAnyMore) {
+  Kept kept({.crew = kThreads});
+  uint32_t met = 0;  // rounds in which a step was out when the load was cancelled
+  for (uint64_t id = 1; id <= 100; ++id) {
+    kept.Start(id);
+    for (uint64_t turns = 0; turns < id % 20; ++turns) (void)kept.bench.Turn();
+    const bool out = kept.bench.steps_out();
+    kept.bench.fetch->Cancel(id, StatusCode::kCancelled, "test");
+    if (out) {
+      // Nobody has taken the step back yet.
+      EXPECT_FALSE(kept.bench.events.loads.contains(id));
+      ++met;
+    }
+    while (!kept.bench.events.loads.contains(id)) (void)kept.bench.Turn();
+    kept.Clear();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ASSERT_TRUE(kept.Clean()) << "round " << id;
+    kept.bench.Settle();
+    ASSERT_TRUE(kept.AllSlabsFree());
+  }
+  EXPECT_GT(met, 10u);
+  EXPECT_EQ(kept.bench.events.repeated, 0u);
+}
+
+TEST(DecodeCrew, ManyLoadsOverFewSlabsAllEnd) {
+  Kept kept({.fetch_slabs = 3, .joins = 3, .crew = kThreads}, kGrouped, false);
+  for (uint64_t id = 1; id <= 12; ++id) kept.Start(id);
+  kept.bench.Settle();
+  ASSERT_EQ(kept.bench.events.loads.size(), 12u);
+  for (const auto& [id, load] : kept.bench.events.loads) {
+    EXPECT_TRUE(load.status.ok()) << id << ": " << load.status.ToString();
+  }
+  EXPECT_TRUE(kept.Same());
+  EXPECT_TRUE(kept.AllSlabsFree());
+}
+
+TEST(DecodeCrew, SteadyStateAllocatesOnlyForTheRequestItself) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  std::puts("not checked under a sanitizer, which has its own allocator");
+#else
+  Kept kept({.crew = kThreads});
+  uint64_t id = 1;
+  for (; id < 10; ++id) (void)kept.Load(id);  // warm-up
+  const auto count = [&](size_t chunks) {
+    kept.bench.LoadChunks(++id, kept.memory, {kept.keys.begin(), kept.keys.begin() + chunks},
+                          {kept.to.begin(), kept.to.begin() + 2 * chunks}, kForm);
+    const size_t started = CountAllocations().calls;
+    kept.bench.Settle();
+    EXPECT_TRUE(kept.bench.events.loads.at(id).status.ok());
+    return CountAllocations().calls - started;
+  };
+  const size_t one = count(1);
+  EXPECT_EQ(count(kChunks), one);
+#endif
+}
+
+// Its result, when the data plane's own threads run.
+struct Ended final : PipelineEvents {
+  std::promise<LoadResult> load;
+  std::promise<SaveResult> save;
+  std::function<void(uint64_t)> on_read;
+  void OnLoadDone(const LoadResult& result) override { load.set_value(result); }
+  void OnSaveRead(uint64_t save_id, bool) override { on_read(save_id); }
+  void OnSaveDone(const SaveResult& result) override { save.set_value(result); }
+};
+
+TEST(DecodeCrew, ADataPlaneOnSeveralCoresSleepsUntilAStepComesBack) {
+  SteadyClock clock;
+  Metrics metrics;
+  Ended ended;
+  DataPlane::Options options;
+  options.slab_bytes = uint64_t{5} << 20;
+  options.fetch_slabs = 8;
+  options.save_slabs = 2;
+  options.fetch.joins_inflight_max = 8;
+  options.cpus = CrewCpus(3);
+  auto plane = DataPlane::Create(options, OpenStore("memory://?capacity=64MiB", {}).value(),
+                                 &metrics, &clock, &ended)
+                   .value();
+  ended.on_read = [&](uint64_t id) {
+    (void)plane->Post([&plane, id] { plane->save().Confirm(id, true); });
+  };
+  EngineMemory memory(kShape, 128, 4, Form::kCpuVec, true);
+  memory.Fill(9);
+  plane->Start();
+  ASSERT_TRUE(plane->Post([&] {
+    SaveSpec spec;
+    spec.save_id = 1;
+    spec.rank = memory.rank.get();
+    spec.form = kForm;
+    spec.key = KeyOf(0);
+    spec.pages = {0, 1};
+    EXPECT_TRUE(plane->save().Start(std::move(spec)).ok());
+  }));
+  EXPECT_EQ(ended.save.get_future().get().outcome, SaveOutcome::kStored);
+  ASSERT_TRUE(plane->Post([&] {
+    LoadSpec spec;
+    spec.load_id = 2;
+    spec.rank = memory.rank.get();
+    spec.form = kForm;
+    spec.keys = {KeyOf(0)};
+    spec.pages = {2, 3};
+    spec.granted = true;
+    spec.deadline_ns = clock.NowNs() + 20 * kNsPerSecond;
+    EXPECT_TRUE(plane->fetch().Start(std::move(spec)).ok());
+  }));
+  const LoadResult result = ended.load.get_future().get();
+  EXPECT_TRUE(result.status.ok()) << result.status.ToString();
+  EXPECT_TRUE(SameTokens(memory, {0, 1}, memory, {2, 3}, 0, 256));
+  plane->Stop();
+}
+
+}  // namespace
+}  // namespace shadowserve::testing
