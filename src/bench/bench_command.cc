@@ -158,6 +158,17 @@ Json StageJson(const StageRates& rates) {
           {"write", rates.write / kGigabyte}};
 }
 
+// How many cores are of use with this store, profile and codec. `link_...`: that saturate a link;
+// null: more than one network thread takes.
+Json RecommendedJson(const StageRates& rates) {
+  Json json = {{"network_cores", 1}, {"decode_cores", rates.decode_cores()}};
+  for (const int gigabits : {10, 25, 100}) {
+    const uint32_t cores = rates.cores_for_link(gigabits);
+    json[fmt::format("cores_for_{}_gbps", gigabits)] = cores == 0 ? Json() : Json(cores);
+  }
+  return json;
+}
+
 Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress) {
   SS_TRY_ASSIGN(const PipelineRates pipeline, RunPipeline(rig, progress));
   Json json;
@@ -205,6 +216,7 @@ Result<Json> Measure(const BenchOptions& options, Progress& progress) {
       SS_TRY_ASSIGN(const StageRates rates, RunStages(*rig));
       json["stage_alone_gigabytes_per_s"] = StageJson(rates);
       json["dequantize_into_pages_gigabytes_per_s"] = rates.dequantize_into_pages / kGigabyte;
+      json["recommended"] = RecommendedJson(rates);
       break;
     }
     case BenchVerb::kStore: {

@@ -1,10 +1,13 @@
 #include "bench/stage_runs.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "device/stream_copy.h"
+#include "flow/affinity.h"
 #include "format/marker.h"
 #include "pipeline/coders.h"
 
@@ -40,31 +43,29 @@ double MedianRate(const BenchRig& rig, Work&& work) {
   return rates[kWindows / 2];
 }
 
-// Runs the stages; everything here happens on the data plane's thread.
-class StageRunner {
+// An object as it came from the store.
+struct Slot {
+  SlabLease slab;
+  std::array<std::byte, kMarkerBytes> marker;
+  ObjectName name;
+  uint64_t bytes = 0;
+  uint32_t reads_left = 0;
+};
+
+// The stages of compute on one core.
+class ComputeRun {
  public:
-  StageRunner(BenchRig& rig, DataPlane& plane)
-      : rig_(rig), plane_(plane), names_(rig.Segments()), coders_(Coders::Create().value()) {
-    const size_t slots =
-        std::min<size_t>({rig.options().joins, plane.fetch_slabs().free_count(), names_.size()});
-    for (size_t i = 0; i < slots; ++i) slots_.push_back({plane.fetch().TakeSlab(), {}, {}, 0, 0});
-    near_slots_ = std::min<size_t>(slots, 2);
+  // `core` of rig.options().cores counts from 0: each writes other pages than its neighbours.
+  ComputeRun(const BenchRig& rig, std::span<const Slot> slots, uint32_t core)
+      : rig_(rig), slots_(slots), core_(core), coders_(Coders::Create().value()), write_at_(core) {
     symbols_.resize(size_t{kBlockSymbolsMax} * 2);
   }
 
-  Status Network(double* rate) {
-    for (const size_t depth : {slots_.size(), near_slots_}) {
-      for (size_t i = 0; i < depth; ++i) Ask(i);
-      *rate = std::max(*rate, MedianRate(rig_, [this] { return PollStore(true); }));
-      while (inflight_ > 0) (void)PollStore(false);
-    }
-    return status_;
-  }
-
-  void Compute(StageRates* rates) {
-    size_t slot = 0;
-    rates->decode = MedianRate(rig_, [&] {
-      const Slot& next = slots_[slot++ % near_slots_];
+  StageRates Stages() {
+    StageRates rates;
+    size_t slot = core_;
+    rates.decode = MedianRate(rig_, [&] {
+      const Slot& next = slots_[slot++ % slots_.size()];
       SegmentReader reader = Open(next);
       while (DecodeNext(reader)) {
       }
@@ -73,12 +74,13 @@ class StageRunner {
     const SegmentShape shape = rig_.ShapeOf(slots_[0].name);
     SegmentReader reader = Open(slots_[0]);
     DecodeNext(reader);
-    AimAt(0, shape, block_.range);
-    rates->dequantize = MedianRate(rig_, [&] { return Dequantize(reader, shape, false); });
-    uint32_t chunk = 0;
-    rates->dequantize_into_pages = MedianRate(
+    AimAt(core_ % rig_.options().chunks, shape, block_.range);
+    rates.dequantize = MedianRate(rig_, [&] { return Dequantize(reader, shape, false); });
+    uint32_t chunk = core_;
+    rates.dequantize_into_pages = MedianRate(
         rig_, [&] { return DequantizeEverywhere(reader, shape, chunk++ % rig_.options().chunks); });
-    rates->write = MedianRate(rig_, [this] { return Write(); });
+    rates.write = MedianRate(rig_, [this] { return Write(); });
+    return rates;
   }
 
   CodecRates Codec() {
@@ -101,49 +103,6 @@ class StageRunner {
   }
 
  private:
-  struct Slot {
-    SlabLease slab;
-    std::array<std::byte, kMarkerBytes> marker;
-    ObjectName name;
-    uint64_t bytes = 0;
-    uint32_t reads_left = 0;
-  };
-
-  void Ask(size_t index) {
-    Slot& slot = slots_[index];
-    slot.name = names_[next_name_++ % names_.size()];
-    slot.reads_left = 2;
-    const StoreRequest reads[] = {
-        {StoreOp::kGet, slot.name.AsKind(ObjectKind::kMarker), slot.marker, index * 2},
-        {StoreOp::kGet, slot.name, slot.slab.bytes(), index * 2 + 1}};
-    unsent_.insert(unsent_.end(), std::begin(reads), std::end(reads));
-    Send();
-  }
-  void Send() {
-    while (!unsent_.empty() && plane_.store().Submit(std::span(&unsent_.front(), 1)) == 1) {
-      unsent_.erase(unsent_.begin());
-      ++inflight_;
-    }
-  }
-  uint64_t PollStore(bool ask_again) {
-    std::array<StoreCompletion, 32> completions;
-    const size_t count = plane_.store().Poll(completions);
-    uint64_t kv_bytes = 0;
-    for (const StoreCompletion& done : std::span(completions).first(count)) {
-      --inflight_;
-      Slot& slot = slots_[done.user_data / 2];
-      if (done.code != StatusCode::kOk) {
-        status_ = Status(done.code, "store: " + ToString(slot.name));
-      }
-      if (done.user_data % 2 == 1) slot.bytes = done.bytes;
-      if (--slot.reads_left > 0) continue;
-      kv_bytes += rig_.ShapeOf(slot.name).raw_bytes();
-      if (ask_again) Ask(done.user_data / 2);
-    }
-    Send();
-    return kv_bytes;
-  }
-
   SegmentReader Open(const Slot& slot) {
     Result<SegmentReader> reader = SegmentReader::Open(slot.slab.bytes().first(slot.bytes),
                                                        slot.name, rig_.ShapeOf(slot.name));
@@ -198,22 +157,118 @@ class StageRunner {
     return run;
   }
 
+  const BenchRig& rig_;
+  const std::span<const Slot> slots_;
+  const uint32_t core_;
+  Coders coders_;
+  std::vector<std::byte> symbols_;
+  BlockView block_;
+  uint32_t blocks_left_ = 0;
+  std::span<const std::byte> current_;
+  std::vector<PlanePiece> pieces_;
+  size_t write_at_;
+};
+
+// Runs the stages; on the data plane's thread, but for the compute of further cores.
+class StageRunner {
+ public:
+  StageRunner(BenchRig& rig, DataPlane& plane) : rig_(rig), plane_(plane), names_(rig.Segments()) {
+    const size_t slots =
+        std::min<size_t>({rig.options().joins, plane.fetch_slabs().free_count(), names_.size()});
+    for (size_t i = 0; i < slots; ++i) slots_.push_back({plane.fetch().TakeSlab(), {}, {}, 0, 0});
+    near_slots_ = std::min<size_t>(slots, 2);
+  }
+
+  Status Network(double* rate) {
+    for (const size_t depth : {slots_.size(), near_slots_}) {
+      for (size_t i = 0; i < depth; ++i) Ask(i);
+      *rate = std::max(*rate, MedianRate(rig_, [this] { return PollStore(true); }));
+      while (inflight_ > 0) (void)PollStore(false);
+    }
+    return status_;
+  }
+
+  // All cores at once, each its own part; the rates are sums.
+  void Compute(StageRates* rates) {
+    const std::vector<int>& cores = rig_.options().cores;
+    rates->cores = std::max(1U, static_cast<uint32_t>(cores.size()));
+    const size_t slots = std::min<size_t>(slots_.size(), size_t{2} * rates->cores);
+    std::vector<StageRates> each(rates->cores);
+    std::vector<std::thread> threads;
+    const auto run = [&](uint32_t core) {
+      each[core] = ComputeRun(rig_, std::span(slots_).first(slots), core).Stages();
+    };
+    for (uint32_t core = 1; core < rates->cores; ++core) {
+      threads.emplace_back([&, core] {
+        // An error was told by the data plane's own threads.
+        (void)PinThisThread(std::span(&cores[core], 1));
+        run(core);
+      });
+    }
+    run(0);
+    for (std::thread& thread : threads) thread.join();
+    for (const StageRates& one : each) {
+      rates->decode += one.decode;
+      rates->dequantize += one.dequantize;
+      rates->dequantize_into_pages += one.dequantize_into_pages;
+      rates->write += one.write;
+    }
+    uint64_t kv_bytes = 0;
+    uint64_t wire_bytes = 0;
+    for (const Slot& slot : slots_) {
+      kv_bytes += rig_.ShapeOf(slot.name).raw_bytes();
+      wire_bytes += slot.bytes;
+    }
+    rates->kv_bytes_per_wire_byte = static_cast<double>(kv_bytes) / static_cast<double>(wire_bytes);
+  }
+
+  CodecRates Codec() { return ComputeRun(rig_, slots_, 0).Codec(); }
+
+ private:
+  void Ask(size_t index) {
+    Slot& slot = slots_[index];
+    slot.name = names_[next_name_++ % names_.size()];
+    slot.reads_left = 2;
+    const StoreRequest reads[] = {
+        {StoreOp::kGet, slot.name.AsKind(ObjectKind::kMarker), slot.marker, index * 2},
+        {StoreOp::kGet, slot.name, slot.slab.bytes(), index * 2 + 1}};
+    unsent_.insert(unsent_.end(), std::begin(reads), std::end(reads));
+    Send();
+  }
+  void Send() {
+    while (!unsent_.empty() && plane_.store().Submit(std::span(&unsent_.front(), 1)) == 1) {
+      unsent_.erase(unsent_.begin());
+      ++inflight_;
+    }
+  }
+  uint64_t PollStore(bool ask_again) {
+    std::array<StoreCompletion, 32> completions;
+    const size_t count = plane_.store().Poll(completions);
+    uint64_t kv_bytes = 0;
+    for (const StoreCompletion& done : std::span(completions).first(count)) {
+      --inflight_;
+      Slot& slot = slots_[done.user_data / 2];
+      if (done.code != StatusCode::kOk) {
+        status_ = Status(done.code, "store: " + ToString(slot.name));
+      }
+      if (done.user_data % 2 == 1) slot.bytes = done.bytes;
+      if (--slot.reads_left > 0) continue;
+      kv_bytes += rig_.ShapeOf(slot.name).raw_bytes();
+      if (ask_again) Ask(done.user_data / 2);
+    }
+    Send();
+    return kv_bytes;
+  }
+
   BenchRig& rig_;
   DataPlane& plane_;
   std::vector<ObjectName> names_;
-  Coders coders_;
   std::vector<Slot> slots_;
   size_t near_slots_ = 0;
   std::vector<StoreRequest> unsent_;
   size_t next_name_ = 0;
   size_t inflight_ = 0;
   Status status_;
-  std::vector<std::byte> symbols_;
-  BlockView block_;
-  uint32_t blocks_left_ = 0;
-  std::span<const std::byte> current_;
-  std::vector<PlanePiece> pieces_;
-  size_t write_at_ = 0;
 };
 
 }  // namespace
@@ -223,7 +278,23 @@ double StageRates::slowest() const {
 }
 
 double StageRates::serial_bound() const {
-  return 1 / (1 / network + 1 / decode + 1 / dequantize + 1 / write);
+  const double n = cores;
+  return n / (1 / network + n / decode + n / dequantize + n / write);
+}
+
+double StageRates::compute_of_one_core() const {
+  const double n = cores;
+  return 1 / (n / decode + n / dequantize_into_pages);
+}
+
+uint32_t StageRates::decode_cores() const {
+  return static_cast<uint32_t>(std::ceil(network / compute_of_one_core()));
+}
+
+uint32_t StageRates::cores_for_link(double gigabits_per_s) const {
+  const double kv_bytes = gigabits_per_s * 1e9 / 8 * kv_bytes_per_wire_byte;
+  if (kv_bytes > network) return 0;
+  return static_cast<uint32_t>(std::ceil(kv_bytes / network + kv_bytes / compute_of_one_core()));
 }
 
 Result<StageRates> RunStages(BenchRig& rig) {

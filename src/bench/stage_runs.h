@@ -1,5 +1,6 @@
-// The four fetch stages, each alone, on the data plane's own thread and with its own store, slabs
-// and pages: what the pipeline is compared with.
+// The four fetch stages, each alone, with the data plane's own store, slabs and pages, on the cores
+// that it has in the pipeline: the network on the first, the others on all of them at once. What
+// the pipeline is compared with.
 //
 //   network     objects and markers from the store into slabs: the better of two reads in flight
 //               (all that a page cache needs) and of as many as the pipeline may have
@@ -23,10 +24,21 @@ struct StageRates {
   double write = 0;
   // What the `mapped` device does in place of the last two: one pass from symbols into pages.
   double dequantize_into_pages = 0;
+  double kv_bytes_per_wire_byte = 0;
+  uint32_t cores = 1;
 
   double slowest() const;
-  // 1 / (sum of the four stages' seconds per byte): the bound where they share one core.
+  // Where every core does its share of everything: cores / (sum of the four stages' seconds of one
+  // core per byte).
   double serial_bound() const;
+  // KV bytes per second that one core decodes, dequantizes and writes into pages.
+  double compute_of_one_core() const;
+  // Threads that decode beside the network's before that one is the limit; the network's own
+  // core decodes in what time it has left.
+  uint32_t decode_cores() const;
+  // Cores that a link of so many gigabits per second keeps busy; 0: more than the network's thread
+  // takes.
+  uint32_t cores_for_link(double gigabits_per_s) const;
 };
 
 Result<StageRates> RunStages(BenchRig& rig);
