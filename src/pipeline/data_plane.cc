@@ -109,8 +109,9 @@ bool DataPlane::Turn() {
   moved |= store_port_.Poll();
   moved |= transfers_.Poll();
   moved |= fetch_->Turn();
-  // A fetch step is short, so a save waits only while decoded work is queued behind it.
-  if (!fetch_->busy()) moved |= save_->Turn();
+  // Only a turn with nothing else to do is a save's: what a fetch has just asked for may be there in
+  // the next one.
+  if (!moved) moved = save_->Turn();
   moved |= FinishLeaving();
   return moved;
 }

@@ -2,7 +2,7 @@
 // cores it has the first to itself, and each other one has a thread that decodes (DecodeCrew).
 //
 //   mailbox -> lookups -> store -> transfers -> fetch (admit, compute step) -> save (one step, if
-//   no fetch waits)
+//   nothing of that moved)
 //
 // Every turn does a little of each, then the thread sleeps on file descriptors until the next
 // message, store completion or deadline. Everything that other threads want is posted into the

@@ -6,10 +6,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <future>
 #include <numeric>
 
-#include "pipeline/data_plane.h"
 #include "pipeline/pipeline_testing.h"
 #include "store/allocation_count_test.h"
 
@@ -219,62 +217,6 @@ TEST(DecodeCrew, SteadyStateAllocatesOnlyForTheRequestItself) {
   const size_t one = count(1);
   EXPECT_EQ(count(kChunks), one);
 #endif
-}
-
-// Its result, when the data plane's own threads run.
-struct Ended final : PipelineEvents {
-  std::promise<LoadResult> load;
-  std::promise<SaveResult> save;
-  std::function<void(uint64_t)> on_read;
-  void OnLoadDone(const LoadResult& result) override { load.set_value(result); }
-  void OnSaveRead(uint64_t save_id, bool) override { on_read(save_id); }
-  void OnSaveDone(const SaveResult& result) override { save.set_value(result); }
-};
-
-TEST(DecodeCrew, ADataPlaneOnSeveralCoresSleepsUntilAStepComesBack) {
-  SteadyClock clock;
-  Metrics metrics;
-  Ended ended;
-  DataPlane::Options options;
-  options.slab_bytes = uint64_t{5} << 20;
-  options.fetch_slabs = 8;
-  options.save_slabs = 2;
-  options.fetch.joins_inflight_max = 8;
-  options.cpus = CrewCpus(3);
-  auto plane = DataPlane::Create(options, OpenStore("memory://?capacity=64MiB", {}).value(),
-                                 &metrics, &clock, &ended)
-                   .value();
-  ended.on_read = [&](uint64_t id) {
-    (void)plane->Post([&plane, id] { plane->save().Confirm(id, true); });
-  };
-  EngineMemory memory(kShape, 128, 4, Form::kCpuVec, true);
-  memory.Fill(9);
-  plane->Start();
-  ASSERT_TRUE(plane->Post([&] {
-    SaveSpec spec;
-    spec.save_id = 1;
-    spec.rank = memory.rank.get();
-    spec.form = kForm;
-    spec.key = KeyOf(0);
-    spec.pages = {0, 1};
-    EXPECT_TRUE(plane->save().Start(std::move(spec)).ok());
-  }));
-  EXPECT_EQ(ended.save.get_future().get().outcome, SaveOutcome::kStored);
-  ASSERT_TRUE(plane->Post([&] {
-    LoadSpec spec;
-    spec.load_id = 2;
-    spec.rank = memory.rank.get();
-    spec.form = kForm;
-    spec.keys = {KeyOf(0)};
-    spec.pages = {2, 3};
-    spec.granted = true;
-    spec.deadline_ns = clock.NowNs() + 20 * kNsPerSecond;
-    EXPECT_TRUE(plane->fetch().Start(std::move(spec)).ok());
-  }));
-  const LoadResult result = ended.load.get_future().get();
-  EXPECT_TRUE(result.status.ok()) << result.status.ToString();
-  EXPECT_TRUE(SameTokens(memory, {0, 1}, memory, {2, 3}, 0, 256));
-  plane->Stop();
 }
 
 }  // namespace

@@ -187,16 +187,31 @@ bool FetchPipeline::Admit() {
     if (join.load != nullptr && join.asks_left > 0) AskStore(&join);
   }
   bool moved = false;
-  for (auto next = loads_.begin(); next != loads_.end() && !free_joins_.empty();) {
-    const auto load = next++;
-    if (load->exhausted() || !AdmitOne(&*load)) continue;
-    // Its turn is over: the next free slabs go to another load, if one waits.
-    loads_.splice(loads_.end(), loads_, load);
-    moved = true;
-    if (next == loads_.end()) next = loads_.begin();
+  for (auto load = loads_.begin(); load != loads_.end() && !free_joins_.empty();) {
     if (slabs_->free_count() == 0) break;
+    if (load->exhausted() || !AdmitOne(&*load)) {
+      ++load;
+      continue;
+    }
+    EndTurn(load);
+    load = loads_.begin();
+    moved = true;
   }
   return moved;
+}
+
+// The next free slabs go to another session, if one waits, and there to another load than this one.
+void FetchPipeline::EndTurn(std::list<Load>::iterator load) {
+  const auto last = std::prev(loads_.end());
+  bool more = true;
+  for (auto next = loads_.begin(); more;) {
+    const auto each = next++;
+    more = each != last;
+    if (each != load && each->spec.rank == load->spec.rank) {
+      loads_.splice(loads_.end(), loads_, each);
+    }
+  }
+  loads_.splice(loads_.end(), loads_, load);
 }
 
 bool FetchPipeline::AdmitOne(Load* load) {

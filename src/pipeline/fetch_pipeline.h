@@ -4,8 +4,8 @@
 // A load is cut into JOINS: the segments (one per head group) of one chunk and one layer range. A
 // join is admitted when every slab that it will ever need is free (one wire slab per segment, and
 // one staging slab where the device takes transfers), all or nothing: so joins cannot deadlock.
-// Joins of different loads take turns. Work that still waits for a grant ("pages may be written
-// now") holds at most half of the slabs.
+// Sessions (ranks) take turns, and the loads of each. Work that still waits for a grant ("pages may
+// be written now") holds at most half of the slabs.
 //
 // How many joins are in flight follows the store: a WINDOW that doubles whenever the pipeline has
 // nothing to do but wait, and shrinks slowly while it always has work. So a far store gets as many
@@ -82,8 +82,6 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   // crew and runs one here. True when anything moved.
   bool Turn();
   bool idle() const { return loads_.empty(); }
-  // True when compute work waits for a thread: saves then wait.
-  bool busy() const;
   // The next deadline, or INT64_MAX.
   int64_t next_deadline_ns() const;
   // A slab for work beside the fetches (tools); may be invalid.
@@ -164,6 +162,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   bool Admit();
   bool WidenWindow();
   bool AdmitOne(Load* load);
+  void EndTurn(std::list<Load>::iterator load);
   void OpenJoin(Join* join, Load* load, std::span<SlabLease> leases);
   void AskStore(Join* join);
   void OnMarker(Part* part, StatusCode code, uint64_t bytes);
@@ -199,7 +198,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   Seal* seal_;
   DecodeCrew* crew_;  // null: one thread does everything
   std::unique_ptr<SegmentDecoder> decoder_;
-  std::list<Load> loads_;  // in turn order: an admitted load moves to the back
+  std::list<Load> loads_;  // in turn order
   std::vector<Join> joins_;
   std::vector<Join*> free_joins_;
   std::vector<SlabLease> leases_;  // scratch of AdmitOne

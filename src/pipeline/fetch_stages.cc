@@ -143,11 +143,6 @@ bool FetchPipeline::CanDecode(const Part& part) const {
   return part.arrived >= SegmentSideEnd(part.name.profile, part.shape, seal_ != nullptr);
 }
 
-bool FetchPipeline::busy() const {
-  return std::any_of(ready_.begin(), ready_.end(),
-                     [this](const Part* part) { return CanDecode(*part); });
-}
-
 FetchPipeline::Part* FetchPipeline::NextToDecode() {
   const auto found = std::find_if(ready_.begin(), ready_.end(),
                                   [this](const Part* part) { return CanDecode(*part); });

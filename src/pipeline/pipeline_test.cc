@@ -479,6 +479,31 @@ TEST(FetchPipeline, ASmallLoadDoesNotStandBehindAHugeOne) {
   EXPECT_LT(4 * small, huge);
 }
 
+TEST(FetchPipeline, ASessionWithOneLoadGetsAsMuchAsOneWithMany) {
+  constexpr uint32_t kLoads = 8;
+  constexpr uint32_t kLoadChunks = 12;
+  PipelineBench bench;
+  EngineMemory crowd(kShape, 128, 2 * kLoadChunks + 4, Form::kCpuVec, true);
+  EngineMemory single(kShape, 128, 2 * kLoadChunks + 4, Form::kCpuVec, true);
+  crowd.Fill(3);
+  bench.SaveChunk(1, crowd, KeyOf(0), {0, 1}, kLossless);
+  bench.Settle();
+  std::vector<uint32_t> pages(size_t{2} * kLoadChunks);
+  std::iota(pages.begin(), pages.end(), 4);
+  const std::vector<ChunkKey> keys(kLoadChunks, KeyOf(0));
+  for (uint32_t i = 0; i < kLoads; ++i) bench.LoadChunks(10 + i, crowd, keys, pages, kLossless);
+  for (int i = 0; i < 5; ++i) (void)bench.Turn();
+  const uint64_t before = bench.metrics.kv_bytes[DirectionLabel::kIn].value();
+  bench.LoadChunks(30, single, keys, pages, kLossless);
+  for (int i = 0; i < 100'000 && !bench.events.loads.contains(30); ++i) (void)bench.Turn();
+  const uint64_t moved = bench.metrics.kv_bytes[DirectionLabel::kIn].value() - before;
+  ASSERT_TRUE(bench.events.loads.at(30).status.ok());
+  // Half of everything, and what was in flight.
+  EXPECT_LE(moved, 2 * bench.events.loads.at(30).kv_bytes * (kLoadChunks + 4) / kLoadChunks);
+  bench.Settle();
+  EXPECT_EQ(bench.events.loads.size(), kLoads + 1);
+}
+
 TEST(FetchPipeline, SteadyStateAllocatesOnlyForTheRequestItself) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   std::puts("not checked under a sanitizer, which has its own allocator");

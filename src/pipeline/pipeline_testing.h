@@ -390,7 +390,7 @@ struct PipelineBench {
     moved |= port.Poll();
     moved |= transfers.Poll();
     moved |= fetch->Turn();
-    if (!fetch->busy()) moved |= save->Turn();
+    if (!moved) moved = save->Turn();
     while (confirm && reads_answered < events.reads.size()) {
       save->Confirm(events.reads[reads_answered++].first, held);
       moved = true;
