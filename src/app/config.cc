@@ -236,7 +236,7 @@ constexpr std::array<ConfigKey, 24> kKeys = {{
      SetStoreUrl, ShowStoreUrl},
     {"store", "max_inflight", ValueType::kCount, "requests", "most joins in flight, 1 to 4096; fewer are used while they keep the cores busy", "",
      SetStoreMaxInflight, [](const Config& c) { return std::to_string(c.store_max_inflight); }},
-    {"codec", "profile", ValueType::kText, "", "quantizer of what engines save when they name none: raw, lossless, q8", "",
+    {"codec", "profile", ValueType::kText, "", "quantizer of what engines save when they name none: raw, lossless, q8, balanced", "",
      SetProfile, [](const Config& c) { return std::string(ProfileName(c.codec_profile)); }},
     {"codec", "lossless", ValueType::kText, "", "codec behind the quantizer: zstd (fastest in software), deflate (what DPUs decode), none", "",
      SetLossless, [](const Config& c) { return std::string(CodecName(c.codec_lossless)); }},

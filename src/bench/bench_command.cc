@@ -176,7 +176,7 @@ Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress) {
   json["wire_gigabytes_per_s"] = pipeline.wire / kGigabyte;
   // What the same work would give if nothing else ran on these cores.
   json["kv_gigabytes_per_cpu_s"] = pipeline.kv_per_cpu_second / kGigabyte;
-  if (rig.options().profile == Profile::kQ8) {
+  if (!IsExact(rig.options().profile)) {
     json["pages_equal_saved"] = nullptr;  // a lossy profile
   } else if (!rig.LoadedPagesEqualSaved()) {
     return Status(StatusCode::kCorrupt, "the loaded pages differ from the saved ones");

@@ -66,6 +66,7 @@ INSTANTIATE_TEST_SUITE_P(
     Routes, BenchCommand,
     testing::Values(std::vector<std::string>{"--profile", "raw"},
                     std::vector<std::string>{"--profile", "q8", "--lossless", "zstd"},
+                    std::vector<std::string>{"--profile", "balanced", "--lossless", "none"},
                     std::vector<std::string>{"--lossless", "deflate", "--store",
                                              "memory://?capacity=64MiB"},
                     std::vector<std::string>{"--pages", "rows", "--page-tokens", "16"}));

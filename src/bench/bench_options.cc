@@ -59,7 +59,7 @@ Status ParseCores(const std::string& text, std::vector<int>* cores) {
 }
 
 void AddOptions(CLI::App& app, BenchOptions& options, Words& words) {
-  app.add_option("--profile", words.profile, "raw, lossless or q8 (default lossless)");
+  app.add_option("--profile", words.profile, "raw, lossless, q8 or balanced (default lossless)");
   app.add_option("--lossless", words.lossless,
                  "codec behind the profile: zstd, deflate or none (default zstd; raw: none)");
   app.add_option("--store", options.store_url,

@@ -199,7 +199,7 @@ uint64_t BenchRig::kv_bytes() const {
 }
 
 void BenchRig::WriteSourcePages() {
-  const auto quantizer = MakeQuantizer(Profile::kRaw).value();
+  const auto quantizer = MakeQuantizer({Profile::kRaw, CodecId::kNone}).value();
   std::vector<uint16_t> values;
   std::vector<PlanePiece> pieces;
   uint64_t seed = 1;

@@ -129,7 +129,7 @@ class ComputeRun {
                              rig_.rank().device().direct(), &pieces_);
   }
   uint64_t Dequantize(const SegmentReader& reader, const SegmentShape& shape, bool streaming) {
-    coders_.quantizer(rig_.options().profile)
+    coders_.quantizer(rig_.form())
         .DequantizeBlock(shape, block_.range, reader.side(), block_.plain(), current_, pieces_,
                          streaming);
     return PieceBytes(pieces_, shape);

@@ -74,7 +74,7 @@ BENCHMARK_CAPTURE(BM_SegmentVerify, aes_256_gcm, SealAlgorithm::kAes256Gcm);
 void BM_SegmentFinish(benchmark::State& state, SealAlgorithm algorithm) {
   const ObjectName name = segment_testing::NameOf(kShape, Profile::kQ8, CodecId::kNone, 1);
   const auto seal = SealOf(algorithm);
-  std::vector<std::byte> buffer(SegmentBytesMax(Profile::kQ8, kShape, true), std::byte{0x5A});
+  std::vector<std::byte> buffer(SegmentBytesMax(name.form(), kShape, true), std::byte{0x5A});
   size_t bytes = 0;
   for (auto _ : state) {
     SegmentWriter writer(buffer, name, kShape, seal.get());

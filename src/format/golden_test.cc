@@ -90,7 +90,17 @@ INSTANTIATE_TEST_SUITE_P(
                Profile::kQ8,
                CodecId::kDeflate,
                2,
-               {.layers = {7, 1}, .head_group = 1, .first_head = 1, .heads = 1, .head_dim = 1}}),
+               {.layers = {7, 1}, .head_group = 1, .first_head = 1, .heads = 1, .head_dim = 1}},
+        Golden{"balanced_deflate",
+               Profile::kBalanced,
+               CodecId::kDeflate,
+               2,
+               {.layers = {9, 1}, .head_group = 1, .first_head = 1, .heads = 1, .head_dim = 1}},
+        Golden{"balanced_none",
+               Profile::kBalanced,
+               CodecId::kNone,
+               1,
+               {.layers = {0, 1}, .heads = 1, .head_dim = 1, .dtype = KvDtype::kFp16}}),
     [](const auto& golden) { return golden.param.file; });
 
 // Objects that another implementation sealed (testdata/make_sealed.py) open, and hold what the
@@ -133,7 +143,8 @@ TEST_P(GoldenSealed, OpensToTheUnsealedObject) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Format, GoldenSealed,
-                         ::testing::Values("raw_none", "lossless_zstd", "q8_deflate"),
+                         ::testing::Values("raw_none", "lossless_zstd", "q8_deflate",
+                                           "balanced_deflate", "balanced_none"),
                          [](const auto& golden) { return golden.param; });
 
 }  // namespace

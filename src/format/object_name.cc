@@ -131,6 +131,8 @@ std::string_view ProfileName(Profile profile) {
       return "lossless";
     case Profile::kQ8:
       return "q8";
+    case Profile::kBalanced:
+      return "balanced";
   }
   return "unknown";
 }
@@ -148,11 +150,13 @@ std::string_view CodecName(CodecId codec) {
 }
 
 Result<Profile> ParseProfile(std::string_view name) {
-  for (Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
+  std::string known;
+  for (const Profile profile : kProfiles) {
     if (name == ProfileName(profile)) return profile;
+    known += (known.empty() ? "" : ", ") + std::string(ProfileName(profile));
   }
   return Status(StatusCode::kUnsupported,
-                "profile '" + std::string(name) + "' is not one of raw, lossless, q8");
+                "profile '" + std::string(name) + "' is not one of " + known);
 }
 
 Result<CodecId> ParseCodec(std::string_view name) {

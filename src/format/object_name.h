@@ -23,12 +23,25 @@ namespace shadowserve {
 
 // A profile is a quantizer (contract.md, "Profiles"); the codec is the lossless coder behind it.
 // Numbers are stored: never reuse one.
-enum class Profile : uint8_t { kRaw = 1, kLossless = 2, kQ8 = 3 };
+enum class Profile : uint8_t { kRaw = 1, kLossless = 2, kQ8 = 3, kBalanced = 4 };
+inline constexpr std::array kProfiles = {Profile::kRaw, Profile::kLossless, Profile::kQ8,
+                                         Profile::kBalanced};
 enum class CodecId : uint8_t { kNone = 0, kDeflate = 1, kZstd = 2 };
+// Whether the profile gives back every bit.
+constexpr bool IsExact(Profile profile) {
+  return profile == Profile::kRaw || profile == Profile::kLossless;
+}
 std::string_view ProfileName(Profile profile);
 std::string_view CodecName(CodecId codec);
 Result<Profile> ParseProfile(std::string_view name);
 Result<CodecId> ParseCodec(std::string_view name);
+
+// In which form KV is stored. The codec matters to the quantizer too: see IsPacked (segment.h).
+struct StoredForm {
+  Profile profile = Profile::kLossless;
+  CodecId codec = CodecId::kZstd;
+  bool operator==(const StoredForm&) const = default;
+};
 
 enum class ObjectKind : uint8_t { kSegment = 1, kMarker = 2 };
 
@@ -46,6 +59,7 @@ struct ObjectName {
   uint32_t reserved2 = 0;
 
   bool operator==(const ObjectName&) const = default;
+  StoredForm form() const { return {profile, codec}; }
   ObjectName AsKind(ObjectKind other) const {
     ObjectName copy = *this;
     copy.kind = other;

@@ -30,7 +30,7 @@ TEST(ObjectName, PrintsItsGrammar) {
 }
 
 TEST(ObjectName, RoundTripsEveryProfileCodecAndKind) {
-  for (Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
+  for (Profile profile : kProfiles) {
     for (CodecId codec : {CodecId::kNone, CodecId::kDeflate, CodecId::kZstd}) {
       for (ObjectKind kind : {ObjectKind::kSegment, ObjectKind::kMarker}) {
         ObjectName name = Example().AsKind(kind);
@@ -123,7 +123,8 @@ TEST(ObjectName, SiblingsOfAChunkHashApart) {
 
 TEST(ProfileAndCodec, RefuseUnknownNamesAndListTheKnown) {
   EXPECT_EQ(ParseProfile("Q8").status().code(), StatusCode::kUnsupported);
-  EXPECT_EQ(ParseProfile("q9").status().message(), "profile 'q9' is not one of raw, lossless, q8");
+  EXPECT_EQ(ParseProfile("q9").status().message(),
+            "profile 'q9' is not one of raw, lossless, q8, balanced");
   EXPECT_EQ(ParseCodec("lz4").status().message(), "codec 'lz4' is not one of deflate, zstd, none");
 }
 

@@ -71,7 +71,7 @@ class Sealed : public ::testing::TestWithParam<SealAlgorithm> {
 };
 
 TEST_P(Sealed, GivesBackWhatWasWrittenInEveryProfileAndCodec) {
-  for (const Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
+  for (const Profile profile : kProfiles) {
     for (const CodecId codec : {CodecId::kNone, CodecId::kDeflate, CodecId::kZstd}) {
       const ObjectName name = Name(kShape, profile, codec);
       const Bytes plain = BuildSegment(name, kShape);
@@ -99,9 +99,9 @@ TEST_P(Sealed, GivesBackWhatWasWrittenInEveryProfileAndCodec) {
 TEST_P(Sealed, IsAtMostItsStatedMaximumAndOpensWithItsFirstBytes) {
   const ObjectName name = Name(kShape, Profile::kQ8, CodecId::kNone);
   Bytes object = BuildSegment(name, kShape, seal_.get());
-  EXPECT_EQ(object.size(), SegmentBytesMax(Profile::kQ8, kShape, true));
+  EXPECT_EQ(object.size(), SegmentBytesMax(name.form(), kShape, true));
   // The rest has not arrived yet.
-  std::fill(object.begin() + static_cast<ptrdiff_t>(SegmentSideEnd(Profile::kQ8, kShape, true)),
+  std::fill(object.begin() + static_cast<ptrdiff_t>(SegmentSideEnd(name.form(), kShape, true)),
             object.end(), std::byte{0});
   auto reader = SegmentReader::OpenSealed(object, name, kShape, seal_.get());
   ASSERT_TRUE(reader.ok()) << reader.status().ToString();
@@ -152,7 +152,7 @@ TEST_P(Sealed, EveryAuthenticationByteCountsAndIsCountedAsSuch) {
 TEST_P(Sealed, ChangedContentsAreRefusedAndAccidentsToldApart) {
   const Bytes object = Build(kShape);
   for (const size_t at :
-       {SegmentHeadBytes(kShape, true), SegmentSideEnd(Profile::kQ8, kShape, true),
+       {SegmentHeadBytes(kShape, true), SegmentSideEnd(Name(kShape).form(), kShape, true),
         uint64_t{object.size() - 1}}) {
     Bytes changed = object;
     changed[at] ^= std::byte{1};

@@ -55,14 +55,6 @@ std::span<const std::byte> EntryBytes(std::span<const std::byte> object, uint32_
                         sizeof(WireBlockEntry));
 }
 
-uint32_t PlainBytes(const ProfileBytes& bytes, const BlockRange& range) {
-  return range.elements * bytes.plain_per_element;
-}
-
-uint32_t SymbolBytes(const ProfileBytes& bytes, const BlockRange& range) {
-  return range.elements * bytes.symbols_per_element;
-}
-
 Status CheckName(const WireSegmentHeader& header, const ObjectName& name) {
   if (header.profile != static_cast<uint8_t>(name.profile)) return Corrupt("profile");
   if (header.codec != static_cast<uint8_t>(name.codec)) return Corrupt("codec");
@@ -104,7 +96,7 @@ Status CheckTable(std::span<const std::byte> object, const SegmentShape& shape,
   for (uint32_t block = 0; block < block_count; ++block) {
     const auto entry = LoadWire<WireBlockEntry>(EntryBytes(object, block));
     const BlockRange range = BlockAt(shape, block);
-    const uint32_t symbol_bytes = SymbolBytes(bytes, range);
+    const uint32_t symbol_bytes = bytes.symbols(range.elements);
     if (!AllZero(entry.zero)) return Corrupt("block entry: zero bytes");
     if (entry.codec == static_cast<uint8_t>(CodecId::kNone)) {
       if (entry.coded_bytes != symbol_bytes) return Corrupt("block entry: uncoded size");
@@ -114,7 +106,7 @@ Status CheckTable(std::span<const std::byte> object, const SegmentShape& shape,
       return Corrupt("block entry: coded size");
     }
     // No overflow: every term is bounded by the shape, and CheckSegmentShape bounds their sum.
-    end += uint64_t{PlainBytes(bytes, range)} + entry.coded_bytes;
+    end += uint64_t{bytes.plain(range.elements)} + entry.coded_bytes;
   }
   return end == object.size() ? OkStatus() : Corrupt("blocks do not end where the object does");
 }
@@ -152,8 +144,8 @@ Result<SegmentShape> StatedShape(std::span<const std::byte> object, const Object
   SS_TRY_ASSIGN(const WireSegmentHeader header, ReadSegmentHeader(object));
   const SegmentShape shape = ShapeOf(header);
   if (Status status = CheckSegmentShape(shape); !status.ok()) return Corrupt(status.message());
-  if (const Result<ProfileBytes> bytes =
-          ProfileBytesOf(static_cast<Profile>(header.profile), shape);
+  if (const Result<ProfileBytes> bytes = ProfileBytesOf(
+          {static_cast<Profile>(header.profile), static_cast<CodecId>(header.codec)}, shape);
       !bytes.ok()) {
     return Corrupt(bytes.status().message());
   }
@@ -170,23 +162,31 @@ Status VerifyBlocks(SegmentReader* reader) {
 
 }  // namespace
 
-Result<ProfileBytes> ProfileBytesOf(Profile profile, const SegmentShape& shape) {
+Result<ProfileBytes> ProfileBytesOf(StoredForm form, const SegmentShape& shape) {
   const bool two_bytes = shape.dtype == KvDtype::kBf16 || shape.dtype == KvDtype::kFp16;
-  switch (profile) {
+  switch (form.profile) {
     case Profile::kRaw:
-      return ProfileBytes{.symbols_per_element = DtypeBytes(shape.dtype)};
+      return ProfileBytes{.symbol_bits = DtypeBytes(shape.dtype) * 8};
     case Profile::kLossless:
-      if (two_bytes) return ProfileBytes{.plain_per_element = 1, .symbols_per_element = 1};
+      if (two_bytes) return ProfileBytes{.plain_per_element = 1, .symbol_bits = 8};
       break;
     case Profile::kQ8:
       if (two_bytes) {
         return ProfileBytes{
-            .symbols_per_element = 1,
+            .symbol_bits = 8,
             .side = uint64_t{shape.layers.count} * 2 * kChunkTokens * sizeof(float)};
       }
       break;
+    case Profile::kBalanced:
+      if (two_bytes) {
+        const uint64_t means = uint64_t{shape.heads} * shape.head_dim;
+        const uint64_t steps = (IsPacked(form) ? means : shape.heads) + kChunkTokens;
+        return ProfileBytes{.symbol_bits = IsPacked(form) ? 4U : 8U,
+                            .side = shape.layers.count * (means + steps) * sizeof(uint16_t)};
+      }
+      break;
   }
-  return Status(StatusCode::kUnsupported, "profile " + std::string(ProfileName(profile)) +
+  return Status(StatusCode::kUnsupported, "profile " + std::string(ProfileName(form.profile)) +
                                               " does not take dtype " +
                                               std::string(DtypeName(shape.dtype)));
 }
@@ -195,14 +195,14 @@ uint64_t SegmentHeadBytes(const SegmentShape& shape, bool sealed) {
   return sizeof(WireSegmentHeader) + SegmentTableBytes(BlockCount(shape), sealed);
 }
 
-uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape, bool sealed) {
-  const Result<ProfileBytes> bytes = ProfileBytesOf(profile, shape);
+uint64_t SegmentBytesMax(StoredForm form, const SegmentShape& shape, bool sealed) {
+  const Result<ProfileBytes> bytes = ProfileBytesOf(form, shape);
   return SegmentHeadBytes(shape, sealed) + bytes->side +
-         shape.elements() * (bytes->plain_per_element + bytes->symbols_per_element);
+         shape.elements() * (bytes->plain_per_element * 8 + bytes->symbol_bits) / 8;
 }
 
-uint64_t SegmentSideEnd(Profile profile, const SegmentShape& shape, bool sealed) {
-  return SegmentHeadBytes(shape, sealed) + ProfileBytesOf(profile, shape)->side;
+uint64_t SegmentSideEnd(StoredForm form, const SegmentShape& shape, bool sealed) {
+  return SegmentHeadBytes(shape, sealed) + ProfileBytesOf(form, shape)->side;
 }
 
 uint32_t SegmentHeadCrc(std::span<const std::byte> object, uint32_t block_count, bool sealed) {
@@ -287,7 +287,7 @@ Result<SegmentReader> SegmentReader::OpenAny(std::span<const std::byte> object,
   }
   SS_TRY(CheckSegmentShape(shape));
   SegmentReader reader;
-  SS_TRY_ASSIGN(reader.bytes_, ProfileBytesOf(name.profile, shape));
+  SS_TRY_ASSIGN(reader.bytes_, ProfileBytesOf(name.form(), shape));
   SS_TRY_ASSIGN(const WireSegmentHeader header, ReadSegmentHeader(object));
   SS_TRY(CheckAuthFields(header.auth, seal));
   SS_TRY(CheckName(header, name));
@@ -309,7 +309,7 @@ Result<SegmentReader> SegmentReader::OpenAny(std::span<const std::byte> object,
 uint64_t SegmentReader::NextBlockEnd() const {
   SS_CHECK(next_block_ < block_count_, "past the last block");
   const auto entry = LoadWire<WireBlockEntry>(EntryBytes(object_, next_block_));
-  return next_offset_ + PlainBytes(bytes_, BlockAt(shape_, next_block_)) + entry.coded_bytes;
+  return next_offset_ + bytes_.plain(BlockAt(shape_, next_block_).elements) + entry.coded_bytes;
 }
 
 BlockView SegmentReader::NextBlock() {
@@ -318,8 +318,8 @@ BlockView SegmentReader::NextBlock() {
   BlockView view;
   view.range = BlockAt(shape_, next_block_);
   view.codec = static_cast<CodecId>(entry.codec);
-  view.plain_bytes = PlainBytes(bytes_, view.range);
-  view.symbol_bytes = SymbolBytes(bytes_, view.range);
+  view.plain_bytes = bytes_.plain(view.range.elements);
+  view.symbol_bytes = bytes_.symbols(view.range.elements);
   view.crc = entry.crc;
   view.stored = object_.subspan(next_offset_, uint64_t{view.plain_bytes} + entry.coded_bytes);
   if (sealed()) {
@@ -344,9 +344,8 @@ SegmentWriter::SegmentWriter(std::span<std::byte> buffer, const ObjectName& name
                name.layer_count == shape.layers.count && name.head_group == shape.head_group &&
                name.head_group < name.head_groups && name.head_groups * shape.heads <= kHeadsMax,
            "segment name and shape differ");
-  SS_CHECK(buffer.size() >= SegmentBytesMax(name.profile, shape, seal != nullptr),
-           "segment buffer");
-  bytes_ = ProfileBytesOf(name.profile, shape).value();
+  SS_CHECK(buffer.size() >= SegmentBytesMax(name.form(), shape, seal != nullptr), "segment buffer");
+  bytes_ = ProfileBytesOf(name.form(), shape).value();
   block_count_ = BlockCount(shape);
   offset_ = SegmentHeadBytes(shape, seal != nullptr) + bytes_.side;
   if (seal_ == nullptr) return;
@@ -375,12 +374,12 @@ std::span<std::byte> SegmentWriter::BlockSpace() {
 
 void SegmentWriter::FinishBlock(CodecId codec, uint32_t coded_bytes) {
   const BlockRange range = block_range();
-  const uint32_t symbol_bytes = SymbolBytes(bytes_, range);
+  const uint32_t symbol_bytes = bytes_.symbols(range.elements);
   SS_CHECK(codec == CodecId::kNone || codec == name_.codec, "codec is not the segment's");
   SS_CHECK(codec == CodecId::kNone ? coded_bytes == symbol_bytes
                                    : coded_bytes > 0 && coded_bytes <= symbol_bytes,
            "coded size of a block");
-  const uint64_t stored = uint64_t{PlainBytes(bytes_, range)} + coded_bytes;
+  const uint64_t stored = uint64_t{bytes_.plain(range.elements)} + coded_bytes;
   if (seal_ != nullptr) {
     const SealTag tag =
         seal_->SealMessage(object_seal_, block_ + 1, {}, buffer_.subspan(offset_, stored));

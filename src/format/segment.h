@@ -30,25 +30,40 @@ struct WireSegmentHeader;
 
 uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t seed = 0);
 
-// Bytes per element as a profile stores them. A block of n elements has plain(n) + symbols(n) bytes
-// before coding. raw: n*dtype symbols. lossless: n plain (sign+mantissa byte) + n symbols
-// (exponent). q8: n symbols; side: one f32 scale per (layer, K|V, token) in this order.
+// Whether two symbols share a byte: the profile `balanced` without an entropy coder behind it. Said
+// by the object's name, so that nothing has to be guessed.
+constexpr bool IsPacked(StoredForm form) {
+  return form.profile == Profile::kBalanced && form.codec == CodecId::kNone;
+}
+
+// Bytes as a form stores them. A block of n elements has plain(n) + symbols(n) bytes before coding.
+// raw: symbols of the dtype's size. lossless: plain (sign+mantissa) and symbol (exponent) bytes.
+// q8, balanced: symbols of a byte, packed two to a byte, element 2i in the low half of byte i.
+// Side, all of it per segment:
+//   q8:       f32 scale[layer][K|V][token]
+//   balanced: fp16 mean[layer][head][dim], step of K[layer][head], step of V[layer][token]
+//   packed:   fp16 mean[layer][head][dim], step of K[layer][head][dim], step of V[layer][token]
 struct ProfileBytes {
-  uint32_t plain_per_element = 0;
-  uint32_t symbols_per_element = 0;
-  uint64_t side = 0;  // per segment
+  uint32_t plain_per_element = 0;  // bytes
+  uint32_t symbol_bits = 0;        // per element: 4, 8 or 16
+  uint64_t side = 0;               // bytes per segment
+  // REQUIRES: `elements` of whole blocks, which hold an even number.
+  uint32_t plain(uint32_t elements) const { return elements * plain_per_element; }
+  uint32_t symbols(uint32_t elements) const {
+    return static_cast<uint32_t>(uint64_t{elements} * symbol_bits / 8);
+  }
 };
-// kUnsupported naming both when the profile does not take the dtype (lossless, q8: bf16 and fp16).
-Result<ProfileBytes> ProfileBytesOf(Profile profile, const SegmentShape& shape);
+// kUnsupported naming both when the profile does not take the dtype (all but raw: bf16 and fp16).
+Result<ProfileBytes> ProfileBytesOf(StoredForm form, const SegmentShape& shape);
 
 // Upper bound of a stored segment's bytes: every block stored uncoded. `sealed`: with tags.
-// REQUIRES: ProfileBytesOf(profile, shape).ok().
-uint64_t SegmentBytesMax(Profile profile, const SegmentShape& shape, bool sealed = false);
+// REQUIRES: ProfileBytesOf(form, shape).ok().
+uint64_t SegmentBytesMax(StoredForm form, const SegmentShape& shape, bool sealed = false);
 // Bytes in front of the side bytes.
 uint64_t SegmentHeadBytes(const SegmentShape& shape, bool sealed = false);
 
-// Where header, table, tags and side bytes end. REQUIRES: ProfileBytesOf(profile, shape).ok().
-uint64_t SegmentSideEnd(Profile profile, const SegmentShape& shape, bool sealed = false);
+// Where header, table, tags and side bytes end. REQUIRES: ProfileBytesOf(form, shape).ok().
+uint64_t SegmentSideEnd(StoredForm form, const SegmentShape& shape, bool sealed = false);
 
 // A parsed, checked view into a segment's bytes (borrowed).
 struct BlockView {
@@ -121,7 +136,7 @@ class SegmentReader {
 // and call FinishBlock; Finish.
 class SegmentWriter {
  public:
-  // REQUIRES: buffer.size() >= SegmentBytesMax(name.profile, shape, seal != nullptr).
+  // REQUIRES: buffer.size() >= SegmentBytesMax(name.form(), shape, seal != nullptr).
   SegmentWriter(std::span<std::byte> buffer, const ObjectName& name, const SegmentShape& shape,
                 Seal* seal = nullptr);
   std::span<std::byte> side();

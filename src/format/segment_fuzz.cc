@@ -17,6 +17,9 @@ using segment_testing::kTotalBytesAt;
 constexpr SegmentShape kShape = {
     .layers = {2, 2}, .head_group = 1, .first_head = 1, .heads = 1, .head_dim = 2};
 
+constexpr size_t kCodecs = 3;
+constexpr size_t kForms = kProfiles.size() * kCodecs;
+
 void Repair(std::span<std::byte> object, const ObjectName& name) {
   if (object.size() < kHeaderBytes) return;
   const Digest digest = NameDigest(name);
@@ -34,7 +37,7 @@ void CheckOne(std::span<const std::byte> object, const ObjectName& name) {
     return;
   }
   // Header, table, side and blocks are the whole object, in order.
-  const ProfileBytes bytes = *ProfileBytesOf(name.profile, kShape);
+  const ProfileBytes bytes = *ProfileBytesOf(name.form(), kShape);
   const std::byte* next = object.data() + SegmentHeadBytes(kShape);
   SS_CHECK(reader->side().data() == next && reader->side().size() == bytes.side, "side");
   next += bytes.side;
@@ -42,8 +45,8 @@ void CheckOne(std::span<const std::byte> object, const ObjectName& name) {
   for (uint32_t i = 0; i < reader->block_count(); ++i) {
     const BlockView block = reader->NextBlock();
     SS_CHECK(block.stored.data() == next, "a gap between blocks");
-    SS_CHECK(block.plain().size() == block.range.elements * bytes.plain_per_element, "plain");
-    SS_CHECK(block.symbol_bytes == block.range.elements * bytes.symbols_per_element, "symbols");
+    SS_CHECK(block.plain().size() == bytes.plain(block.range.elements), "plain");
+    SS_CHECK(block.symbol_bytes == bytes.symbols(block.range.elements), "symbols");
     SS_CHECK(block.coded().size() <= block.symbol_bytes, "coded");
     next += block.stored.size();
     blocks_good = block.Verify().ok() && blocks_good;
@@ -66,11 +69,11 @@ void CheckSealed(std::span<const std::byte> input, uint8_t mode, const ObjectNam
   static const std::unique_ptr<Seal> seals[] = {
       segment_testing::MakeSeal({7, 8}, SealAlgorithm::kGmac),
       segment_testing::MakeSeal({8, 7}, SealAlgorithm::kAes256Gcm)};
-  Seal* seal = seals[mode / 9 % 2].get();
+  Seal* seal = seals[mode / kForms / 3 % 2].get();
   const std::vector<std::byte> good = segment_testing::BuildSegment(name, kShape, seal);
   std::vector<std::byte> object = good;
   for (size_t i = 0; i < std::min(input.size(), object.size()); ++i) object[i] ^= input[i];
-  if (mode % 2 == 0) Repair(object, name);
+  if (mode / kForms % 3 != 0) Repair(object, name);
   SS_CHECK(SealedAccepts(object, name, seal) == (object == good), "forged, or refused for nothing");
   object.assign(input.begin(), input.end());
   SS_CHECK(!SealedAccepts(object, name, seal), "forged from nothing");
@@ -83,8 +86,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace shadowserve;
   if (size == 0) return 0;
   const uint8_t mode = data[0];
-  const ObjectName name = segment_testing::NameOf(kShape, static_cast<Profile>(1 + mode % 3),
-                                                  static_cast<CodecId>(mode / 3 % 3), 2);
+  const ObjectName name =
+      segment_testing::NameOf(kShape, kProfiles[mode % kProfiles.size()],
+                              static_cast<CodecId>(mode / kProfiles.size() % kCodecs), 2);
   const auto input = std::as_bytes(std::span(data + 1, size - 1));
   std::vector<std::byte> object;
   if (mode >= 192) {
@@ -94,7 +98,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     object.assign(input.begin(), input.end());
   }
-  if (mode % 2 == 0) Repair(object, name);
+  if (mode / kForms % 3 != 0) Repair(object, name);
   CheckOne(object, name);
   CheckSealed(input, mode, name);
   return 0;

@@ -58,26 +58,76 @@ TEST(Crc32c, IsTheStandardOne) {
 }
 
 TEST(ProfileBytes, FollowTheProfileTable) {
-  const ProfileBytes raw = *ProfileBytesOf(Profile::kRaw, kShape);
-  EXPECT_EQ(raw.plain_per_element, 0u);
-  EXPECT_EQ(raw.symbols_per_element, 2u);
-  EXPECT_EQ(raw.side, 0u);
-  const ProfileBytes lossless = *ProfileBytesOf(Profile::kLossless, kShape);
-  EXPECT_EQ(lossless.plain_per_element, 1u);
-  EXPECT_EQ(lossless.symbols_per_element, 1u);
-  EXPECT_EQ(lossless.side, 0u);
-  const ProfileBytes q8 = *ProfileBytesOf(Profile::kQ8, kShape);
-  EXPECT_EQ(q8.plain_per_element, 0u);
-  EXPECT_EQ(q8.symbols_per_element, 1u);
-  EXPECT_EQ(q8.side, 2u * 2 * 256 * 4);
+  for (const CodecId codec : {CodecId::kNone, CodecId::kZstd}) {
+    const ProfileBytes raw = *ProfileBytesOf({Profile::kRaw, codec}, kShape);
+    EXPECT_EQ(raw.plain(100), 0u);
+    EXPECT_EQ(raw.symbols(100), 200u);
+    EXPECT_EQ(raw.side, 0u);
+    const ProfileBytes lossless = *ProfileBytesOf({Profile::kLossless, codec}, kShape);
+    EXPECT_EQ(lossless.plain(100), 100u);
+    EXPECT_EQ(lossless.symbols(100), 100u);
+    EXPECT_EQ(lossless.side, 0u);
+    const ProfileBytes q8 = *ProfileBytesOf({Profile::kQ8, codec}, kShape);
+    EXPECT_EQ(q8.plain(100), 0u);
+    EXPECT_EQ(q8.symbols(100), 100u);
+    EXPECT_EQ(q8.side, 2u * 2 * 256 * 4);
+  }
+  for (const CodecId codec : {CodecId::kDeflate, CodecId::kZstd}) {
+    const ProfileBytes balanced = *ProfileBytesOf({Profile::kBalanced, codec}, kShape);
+    EXPECT_EQ(balanced.plain(100), 0u);
+    EXPECT_EQ(balanced.symbols(100), 100u);
+    EXPECT_EQ(balanced.side, 2u * (2 * 64 + 2 + 256) * 2);
+  }
+}
+
+TEST(ProfileBytes, OfBalancedWithoutACodecAreTwoSymbolsToAByteAndAStepPerChannel) {
+  const ProfileBytes packed = *ProfileBytesOf({Profile::kBalanced, CodecId::kNone}, kShape);
+  EXPECT_EQ(packed.plain(100), 0u);
+  EXPECT_EQ(packed.symbols(100), 50u);
+  EXPECT_EQ(packed.side, 2u * (2 * 64 + 2 * 64 + 256) * 2);
+}
+
+TEST(ProfileBytes, OfAForm) {
+  for (const Profile profile : kProfiles) {
+    for (const CodecId codec : {CodecId::kNone, CodecId::kDeflate, CodecId::kZstd}) {
+      EXPECT_EQ(IsPacked({profile, codec}),
+                profile == Profile::kBalanced && codec == CodecId::kNone);
+      // What the fetch path's slabs are checked for: no form is larger than one with a codec.
+      for (const uint32_t head_dim : {1u, 16u, 64u, 128u, 256u, 1024u}) {
+        SegmentShape shape = kShape;
+        shape.head_dim = head_dim;
+        const uint64_t size = SegmentBytesMax({profile, codec}, shape);
+        EXPECT_LE(size, SegmentBytesMax({profile, CodecId::kZstd}, shape));
+      }
+    }
+  }
+}
+
+TEST(ProfileBytes, OfEveryBlockAreWholeAndWithinTheLimit) {
+  for (uint32_t head_dim = 1; head_dim <= kHeadDimMax; ++head_dim) {
+    SegmentShape shape = kShape;
+    shape.head_dim = head_dim;
+    shape.layers.count = 1;
+    const ProfileBytes packed = *ProfileBytesOf({Profile::kBalanced, CodecId::kNone}, shape);
+    const ProfileBytes bytes = *ProfileBytesOf({Profile::kBalanced, CodecId::kZstd}, shape);
+    uint64_t symbols = 0;
+    for (uint32_t i = 0; i < BlockCount(shape); ++i) {
+      const BlockRange block = BlockAt(shape, i);
+      ASSERT_EQ(packed.symbols(block.elements) * 2, block.elements);
+      ASSERT_LE(bytes.symbols(block.elements), kBlockSymbolsMax);
+      symbols += packed.symbols(block.elements);
+    }
+    ASSERT_EQ(symbols * 2, shape.elements());
+  }
 }
 
 TEST(ProfileBytes, RefuseADtypeTheProfileDoesNotTakeAndNameBoth) {
   SegmentShape fp8 = kShape;
   fp8.dtype = KvDtype::kFp8E4m3;
-  EXPECT_EQ(ProfileBytesOf(Profile::kRaw, fp8)->symbols_per_element, 1u);
-  for (Profile profile : {Profile::kLossless, Profile::kQ8}) {
-    const Status status = ProfileBytesOf(profile, fp8).status();
+  EXPECT_EQ(ProfileBytesOf({Profile::kRaw, CodecId::kNone}, fp8)->symbols(100), 100u);
+  for (Profile profile : kProfiles) {
+    if (profile == Profile::kRaw) continue;
+    const Status status = ProfileBytesOf({profile, CodecId::kNone}, fp8).status();
     EXPECT_EQ(status.code(), StatusCode::kUnsupported);
     EXPECT_THAT(status.ToString(), HasSubstr(std::string(ProfileName(profile))));
     EXPECT_THAT(status.ToString(), HasSubstr("fp8_e4m3"));
@@ -86,7 +136,7 @@ TEST(ProfileBytes, RefuseADtypeTheProfileDoesNotTakeAndNameBoth) {
 
 TEST(Segment, ReadsBackWhatWasWrittenForEveryProfileCodecAndShape) {
   for (uint32_t head_dim : {16u, 64u, 128u, 256u, 576u}) {
-    for (Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
+    for (Profile profile : kProfiles) {
       for (CodecId codec : {CodecId::kNone, CodecId::kDeflate, CodecId::kZstd}) {
         SegmentShape shape = kShape;
         shape.head_dim = head_dim;
@@ -95,14 +145,14 @@ TEST(Segment, ReadsBackWhatWasWrittenForEveryProfileCodecAndShape) {
         const Bytes object = BuildSegment(name, shape);
         Result<SegmentReader> reader = SegmentReader::Open(object, name, shape);
         ASSERT_TRUE(reader.ok()) << reader.status().ToString();
-        const ProfileBytes bytes = *ProfileBytesOf(profile, shape);
+        const ProfileBytes bytes = *ProfileBytesOf(name.form(), shape);
         ASSERT_EQ(reader->block_count(), BlockCount(shape));
         ASSERT_EQ(reader->side().size(), bytes.side);
         for (uint32_t i = 0; i < reader->block_count(); ++i) {
           const BlockView block = reader->NextBlock();
           EXPECT_TRUE(block.Verify().ok());
-          EXPECT_EQ(block.symbol_bytes, block.range.elements * bytes.symbols_per_element);
-          EXPECT_EQ(block.plain().size(), block.range.elements * bytes.plain_per_element);
+          EXPECT_EQ(block.symbol_bytes, bytes.symbols(block.range.elements));
+          EXPECT_EQ(block.plain().size(), bytes.plain(block.range.elements));
           EXPECT_EQ(block.codec, i % 2 == 0 ? codec : CodecId::kNone);
           EXPECT_EQ(block.coded().size(),
                     block.codec == CodecId::kNone ? block.symbol_bytes : 5 + i);
@@ -117,15 +167,15 @@ TEST(Segment, ReadsBackWhatWasWrittenForEveryProfileCodecAndShape) {
 }
 
 TEST(Segment, IsAtMostItsStatedMaximum) {
-  for (Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
-    EXPECT_EQ(BuildSegment(Name(profile, CodecId::kNone), kShape).size(),
-              SegmentBytesMax(profile, kShape));
+  for (Profile profile : kProfiles) {
+    const ObjectName name = Name(profile, CodecId::kNone);
+    EXPECT_EQ(BuildSegment(name, kShape).size(), SegmentBytesMax(name.form(), kShape));
   }
 }
 
 TEST(Segment, TheBytesDoNotDependOnWhatTheBufferHeldBefore) {
   Bytes first = BuildSegment(Name(), kShape);
-  Bytes buffer(SegmentBytesMax(Profile::kQ8, kShape), std::byte{0});
+  Bytes buffer(SegmentBytesMax(Name().form(), kShape), std::byte{0});
   SegmentWriter writer(buffer, Name(), kShape);
   Fill(writer.side(), 1);
   for (uint32_t block = 0; !writer.done(); ++block) {
@@ -143,6 +193,7 @@ TEST(Segment, IsRefusedUnderEveryOtherName) {
       [](ObjectName& n) { n.key[0] ^= std::byte{1}; },
       [](ObjectName& n) { n.key[31] ^= std::byte{128}; },
       [](ObjectName& n) { n.profile = Profile::kRaw; },
+      [](ObjectName& n) { n.profile = Profile::kBalanced; },
       [](ObjectName& n) { n.codec = CodecId::kZstd; },
       [](ObjectName& n) { n.first_layer = 6; },
       [](ObjectName& n) { n.layer_count = 1; },
@@ -318,8 +369,11 @@ TEST(Segment, DamageIsReportedAtTheChecksumThatCoversIt) {
 }
 
 TEST(Segment, EveryFlippedBitIsRefused) {
-  for (Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
-    const ObjectName name = NameOf(kTiny, profile, CodecId::kZstd, 1);
+  for (const StoredForm form :
+       {StoredForm{Profile::kRaw, CodecId::kZstd}, StoredForm{Profile::kLossless, CodecId::kZstd},
+        StoredForm{Profile::kQ8, CodecId::kZstd}, StoredForm{Profile::kBalanced, CodecId::kZstd},
+        StoredForm{Profile::kBalanced, CodecId::kNone}}) {
+    const ObjectName name = NameOf(kTiny, form.profile, form.codec, 1);
     Bytes object = BuildSegment(name, kTiny);
     ASSERT_TRUE(ReadAll(object, name, kTiny).ok());
     for (size_t bit = 0; bit < object.size() * 8; ++bit) {
@@ -353,7 +407,7 @@ TEST(Segment, EveryTruncationAndAnyExtensionIsRefused) {
 }
 
 TEST(SegmentDeathTest, TheWriterRefusesWhatTheReaderWould) {
-  Bytes buffer(SegmentBytesMax(Profile::kQ8, kShape));
+  Bytes buffer(SegmentBytesMax(Name().form(), kShape));
   const auto write = [&](CodecId codec, uint32_t coded_bytes) {
     SegmentWriter writer(buffer, Name(), kShape);
     writer.FinishBlock(codec, coded_bytes);

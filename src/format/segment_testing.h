@@ -69,17 +69,17 @@ inline ObjectName NameOf(const SegmentShape& shape, Profile profile, CodecId cod
 // others uncoded. The coded bytes are no stream of the codec: the format does not look into them.
 inline std::vector<std::byte> BuildSegment(const ObjectName& name, const SegmentShape& shape,
                                            Seal* seal = nullptr) {
-  std::vector<std::byte> buffer(SegmentBytesMax(name.profile, shape, seal != nullptr),
+  std::vector<std::byte> buffer(SegmentBytesMax(name.form(), shape, seal != nullptr),
                                 std::byte{0xEE});
-  const ProfileBytes bytes = *ProfileBytesOf(name.profile, shape);
+  const ProfileBytes bytes = *ProfileBytesOf(name.form(), shape);
   SegmentWriter writer(buffer, name, shape, seal);
   Fill(writer.side(), 1);
   for (uint32_t block = 0; !writer.done(); ++block) {
     const uint32_t elements = writer.block_range().elements;
     const bool coded = name.codec != CodecId::kNone && block % 2 == 0;
-    const uint32_t symbol_bytes = elements * bytes.symbols_per_element;
+    const uint32_t symbol_bytes = bytes.symbols(elements);
     const uint32_t coded_bytes = coded ? std::min(5 + block, symbol_bytes) : symbol_bytes;
-    Fill(writer.BlockSpace().first(elements * bytes.plain_per_element + coded_bytes), block + 2);
+    Fill(writer.BlockSpace().first(bytes.plain(elements) + coded_bytes), block + 2);
     writer.FinishBlock(coded ? name.codec : CodecId::kNone, coded_bytes);
   }
   const size_t size = writer.Finish().size();

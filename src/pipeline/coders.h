@@ -17,8 +17,11 @@ class Coders {
  public:
   static Result<Coders> Create() {
     Coders coders;
-    for (const Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
-      SS_TRY_ASSIGN(coders.quantizers_[static_cast<size_t>(profile)], MakeQuantizer(profile));
+    for (const Profile profile : kProfiles) {
+      for (const CodecId codec : {CodecId::kNone, CodecId::kZstd}) {
+        SS_TRY_ASSIGN(coders.quantizers_[IndexOf({profile, codec})],
+                      MakeQuantizer({profile, codec}));
+      }
     }
     for (const CodecId codec : {CodecId::kDeflate, CodecId::kZstd}) {
       SS_TRY_ASSIGN(coders.codecs_[static_cast<size_t>(codec)],
@@ -27,15 +30,18 @@ class Coders {
     return coders;
   }
 
-  const Quantizer& quantizer(Profile profile) const {
-    return *quantizers_[static_cast<size_t>(profile)];
-  }
+  const Quantizer& quantizer(StoredForm form) const { return *quantizers_[IndexOf(form)]; }
   // REQUIRES: codec is not kNone.
   BlockCodec& codec(CodecId codec) const { return *codecs_[static_cast<size_t>(codec)]; }
 
  private:
   Coders() = default;
-  std::array<std::unique_ptr<const Quantizer>, 4> quantizers_;
+  // A quantizer asks of the codec only whether there is one.
+  static size_t IndexOf(StoredForm form) {
+    return (static_cast<size_t>(form.profile) - 1) * 2 + (form.codec == CodecId::kNone ? 0 : 1);
+  }
+
+  std::array<std::unique_ptr<const Quantizer>, kProfiles.size() * 2> quantizers_;
   std::array<std::unique_ptr<BlockCodec>, 3> codecs_;
 };
 

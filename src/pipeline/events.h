@@ -16,12 +16,6 @@
 
 namespace shadowserve {
 
-// In which form an engine's KV is stored.
-struct StoredForm {
-  Profile profile = Profile::kLossless;
-  CodecId codec = CodecId::kZstd;
-};
-
 // Fetch chunks into one rank's pages (rpc/control.proto: Load, for one rank).
 struct LoadSpec {
   uint64_t load_id = 0;  // unique for ever

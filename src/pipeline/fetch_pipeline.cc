@@ -46,12 +46,14 @@ Status FetchPipeline::CheckFits(const RankMemory& rank) const {
                       std::to_string(slabs_->slab_count() / 2) + "; raise memory.slab_budget");
   }
   const SegmentShape segment = SegmentShapeOf(rank.shape(), rank.first_range(), rank.first_group());
-  for (const Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
-    if (ProfileBytesOf(profile, segment).ok() &&
-        SegmentBytesMax(profile, segment, seal_ != nullptr) > slabs_->slab_bytes()) {
+  for (const Profile profile : kProfiles) {
+    // With a codec: of a profile's forms the largest.
+    const StoredForm form{profile, CodecId::kZstd};
+    if (ProfileBytesOf(form, segment).ok() &&
+        SegmentBytesMax(form, segment, seal_ != nullptr) > slabs_->slab_bytes()) {
       return Status(StatusCode::kUnsupported,
                     "a segment of this model takes up to " +
-                        std::to_string(SegmentBytesMax(profile, segment, seal_ != nullptr)) +
+                        std::to_string(SegmentBytesMax(form, segment, seal_ != nullptr)) +
                         " bytes, more than memory.slab_size (" +
                         std::to_string(slabs_->slab_bytes()) + "); raise it");
     }
@@ -78,7 +80,7 @@ Status FetchPipeline::CheckSpec(const LoadSpec& spec) {
   }
   const SegmentShape segment =
       SegmentShapeOf(spec.rank->shape(), spec.rank->first_range(), spec.rank->first_group());
-  return ProfileBytesOf(spec.form.profile, segment).status();
+  return ProfileBytesOf(spec.form, segment).status();
 }
 
 Status FetchPipeline::Start(LoadSpec spec) {

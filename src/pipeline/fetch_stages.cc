@@ -140,7 +140,7 @@ bool FetchPipeline::CanDecode(const Part& part) const {
   // When all blocks are written, still only the read's completion says that nothing follows them.
   const DecodeCursor& cursor = part.job.cursor;
   if (cursor.begun()) return cursor.blocks_left > 0 && cursor.CanStep(part.arrived);
-  return part.arrived >= SegmentSideEnd(part.name.profile, part.shape, seal_ != nullptr);
+  return part.arrived >= SegmentSideEnd(part.name.form(), part.shape, seal_ != nullptr);
 }
 
 FetchPipeline::Part* FetchPipeline::NextToDecode() {

@@ -83,6 +83,35 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{kWide, kRaw, 128, Form::kRows, true, 128, Form::kCpuVec, false},
                       Case{kWide, kLossless, 256, Form::kCpuVec, true, 16, Form::kRows, true}));
 
+class LossyRoundTrip : public ::testing::TestWithParam<StoredForm> {};
+
+TEST_P(LossyRoundTrip, PagesOfEveryFormGetTheSameValues) {
+  PipelineBench bench;
+  EngineMemory from(kWide, 64, 4, Form::kRows, false);
+  EngineMemory turned(kWide, 128, 2, Form::kCpuVec, true);
+  EngineMemory rows(kWide, 32, 8, Form::kRows, false);
+  from.Fill(7);
+  const std::vector<uint32_t> from_pages = {3, 1, 0, 2};
+  const std::vector<uint32_t> turned_pages = {1, 0};
+  const std::vector<uint32_t> rows_pages = {7, 0, 6, 1, 5, 2, 4, 3};
+  bench.SaveChunk(1, from, KeyOf(0), from_pages, GetParam());
+  bench.Settle();
+  ASSERT_EQ(bench.events.saves.at(1).outcome, SaveOutcome::kStored);
+  bench.LoadChunks(2, turned, {KeyOf(0)}, turned_pages, GetParam());
+  bench.LoadChunks(3, rows, {KeyOf(0)}, rows_pages, GetParam());
+  bench.Settle();
+  ASSERT_TRUE(bench.events.loads.at(2).status.ok()) << bench.events.loads.at(2).status.ToString();
+  ASSERT_TRUE(bench.events.loads.at(3).status.ok()) << bench.events.loads.at(3).status.ToString();
+  EXPECT_TRUE(SameTokens(turned, turned_pages, rows, rows_pages, 0, 256));
+  EXPECT_FALSE(SameTokens(from, from_pages, rows, rows_pages, 0, 256));
+}
+
+INSTANTIATE_TEST_SUITE_P(AllForms, LossyRoundTrip,
+                         ::testing::Values(StoredForm{Profile::kQ8, CodecId::kZstd},
+                                           StoredForm{Profile::kBalanced, CodecId::kZstd},
+                                           StoredForm{Profile::kBalanced, CodecId::kDeflate},
+                                           StoredForm{Profile::kBalanced, CodecId::kNone}));
+
 // Engines of two tensor-parallel sizes: the ranks of one save, the other one loads.
 class HeadGroups : public ::testing::TestWithParam<bool> {
  protected:
@@ -426,11 +455,15 @@ TEST(FetchPipeline, ManyMixedLoadsAndSavesOverFewSlabsAllEnd) {
   EngineMemory transfer(kGrouped, 64, 128, Form::kRows, false);
   direct.Fill(1);
   transfer.Fill(2);
-  const StoredForm forms[] = {kRaw, kLossless, {Profile::kQ8, CodecId::kDeflate}};
+  const StoredForm forms[] = {kRaw,
+                              kLossless,
+                              {Profile::kQ8, CodecId::kDeflate},
+                              {Profile::kBalanced, CodecId::kZstd},
+                              {Profile::kBalanced, CodecId::kNone}};
   for (uint32_t i = 0; i < 24; ++i) {
     bench.SaveChunk(100 + i, i % 2 == 0 ? direct : transfer, KeyOf(i),
                     i % 2 == 0 ? std::vector<uint32_t>{0, 1} : std::vector<uint32_t>{0, 1, 2, 3},
-                    forms[i % 3]);
+                    forms[i % std::size(forms)]);
   }
   // Loads before, beside and after the saves they want: hits and misses, all must end.
   for (uint32_t i = 0; i < 48; ++i) {
@@ -438,7 +471,7 @@ TEST(FetchPipeline, ManyMixedLoadsAndSavesOverFewSlabsAllEnd) {
     bench.LoadChunks(
         200 + i, chunk % 2 == 0 ? direct : transfer, {KeyOf(chunk)},
         chunk % 2 == 0 ? std::vector<uint32_t>{2, 3} : std::vector<uint32_t>{4, 5, 6, 7},
-        forms[chunk % 3]);
+        forms[chunk % std::size(forms)]);
     if (i == 23) bench.Settle();
   }
   bench.Settle();

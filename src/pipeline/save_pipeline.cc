@@ -46,7 +46,7 @@ Status SavePipeline::Start(SaveSpec spec) {
   }
   const SegmentShape segment =
       SegmentShapeOf(spec.rank->shape(), spec.rank->first_range(), spec.rank->first_group());
-  SS_TRY(ProfileBytesOf(spec.form.profile, segment).status());
+  SS_TRY(ProfileBytesOf(spec.form, segment).status());
   if (queue_.size() >= kSavesMax) {
     metrics_->saves_dropped[DropLabel::kQueueFull].Add();
     return Status(StatusCode::kExhausted, "too many saves in flight");

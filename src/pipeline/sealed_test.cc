@@ -107,12 +107,12 @@ TEST_P(SealedRoundTrip, GivesThePagesThatAnUnsealedOneGives) {
     ASSERT_TRUE(bench.events.loads.at(2).status.ok()) << bench.events.loads.at(2).status.ToString();
   }
   EXPECT_EQ(plain.bytes, sealed.bytes);
-  EXPECT_EQ(SameTokens(from, pages, sealed, pages, 0, 256), c.form.profile != Profile::kQ8);
+  EXPECT_EQ(SameTokens(from, pages, sealed, pages, 0, 256), IsExact(c.form.profile));
 }
 
 std::vector<FormCase> FormCases() {
   std::vector<FormCase> cases;
-  for (const Profile profile : {Profile::kRaw, Profile::kLossless, Profile::kQ8}) {
+  for (const Profile profile : kProfiles) {
     for (const CodecId codec : {CodecId::kNone, CodecId::kDeflate, CodecId::kZstd}) {
       for (const SealAlgorithm cipher : {SealAlgorithm::kGmac, SealAlgorithm::kAes256Gcm}) {
         cases.push_back({{profile, codec}, cipher, codec != CodecId::kDeflate});
@@ -235,7 +235,7 @@ TEST(SealedPipeline, VerifiesBlockByBlockAheadOfTheRest) {
       Bytes& object = bench.stepped().object();
       // Where the first block begins.
       const SegmentShape shape = SegmentShapeOf(kShape, 0, 0);
-      const size_t first = SegmentSideEnd(kForm.profile, shape, true);
+      const size_t first = SegmentSideEnd(kForm, shape, true);
       bench.stepped().Arrive(first - 1);
       EXPECT_EQ(turns(), 0u) << "the head is not there";
       if (damaged) object[first + 8] ^= std::byte{1};

@@ -60,7 +60,7 @@ Status SegmentDecoder::DecodeBlock(DecodeCursor* cursor) {
   const int64_t decoded_ns = clock_->NowNs();
   CountStage(metrics_, StageLabel::kDecode, start_ns, decoded_ns, task.name, false);
   if (pieces_.empty()) return OkStatus();
-  coders_.quantizer(task.name.profile)
+  coders_.quantizer(task.name.form())
       .DequantizeBlock(task.shape, block.range, cursor->reader->side(), block.plain(), symbols,
                        pieces_, task.rank->direct());
   CountStage(metrics_, StageLabel::kDequantize, decoded_ns, clock_->NowNs(), task.name, false);

@@ -21,17 +21,17 @@ void SegmentEncoder::Begin(const ObjectName& name, const SegmentShape& shape,
   name_ = name;
   shape_ = shape;
   values_ = values;
-  bytes_ = ProfileBytesOf(name.profile, shape).value();
+  bytes_ = ProfileBytesOf(name.form(), shape).value();
   writer_.emplace(object, name, shape, seal_);
   const int64_t start_ns = clock_->NowNs();
-  coders_.quantizer(name.profile).WriteSide(shape, values, writer_->side());
+  coders_.quantizer(name.form()).WriteSide(shape, values, writer_->side());
   CountStage(metrics_, StageLabel::kQuantize, start_ns, clock_->NowNs(), name, true);
 }
 
 std::span<const std::byte> SegmentEncoder::Step() {
   const BlockRange block = writer_->block_range();
-  const size_t plain_bytes = size_t{block.elements} * bytes_.plain_per_element;
-  const size_t symbol_bytes = size_t{block.elements} * bytes_.symbols_per_element;
+  const size_t plain_bytes = bytes_.plain(block.elements);
+  const size_t symbol_bytes = bytes_.symbols(block.elements);
   const std::span<std::byte> space = writer_->BlockSpace();
   const std::span<std::byte> coded = space.subspan(plain_bytes, symbol_bytes);
   // Uncoded symbols are quantized straight into the object.
@@ -39,7 +39,7 @@ std::span<const std::byte> SegmentEncoder::Step() {
   const std::span<std::byte> symbols = coding ? std::span(symbols_).first(symbol_bytes) : coded;
 
   const int64_t start_ns = clock_->NowNs();
-  coders_.quantizer(name_.profile)
+  coders_.quantizer(name_.form())
       .QuantizeBlock(shape_, block, values_, writer_->side(), space.first(plain_bytes), symbols);
   const int64_t quantized_ns = clock_->NowNs();
   CountStage(metrics_, StageLabel::kQuantize, start_ns, quantized_ns, name_, true);

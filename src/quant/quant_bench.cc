@@ -16,6 +16,12 @@ using quant_testing::Form;
 using quant_testing::KvLikeValues;
 using quant_testing::Pages;
 
+constexpr StoredForm kRaw{Profile::kRaw, CodecId::kNone};
+constexpr StoredForm kLossless{Profile::kLossless, CodecId::kZstd};
+constexpr StoredForm kQ8{Profile::kQ8, CodecId::kZstd};
+constexpr StoredForm kBalanced{Profile::kBalanced, CodecId::kZstd};
+constexpr StoredForm kPacked{Profile::kBalanced, CodecId::kNone};
+
 constexpr size_t kPagesBytes = size_t{128} << 20;
 constexpr SegmentShape kShape = {
     .layers = {.first = 0, .count = 4}, .heads = 8, .head_dim = 128, .dtype = KvDtype::kBf16};
@@ -23,23 +29,25 @@ constexpr SegmentShape kShape = {
 // Memory of many segments, 64-byte aligned, touched once; pages are visited in a scattered order.
 struct Workload {
   Pages pages;
-  Profile profile = Profile::kRaw;
+  StoredForm stored;
   std::unique_ptr<const Quantizer> quantizer;
   std::vector<std::byte> values = KvLikeValues(kShape, 1);
   std::vector<std::byte> side;
   std::vector<std::byte> plain;
   std::vector<std::byte> symbols;
-  BlockRange block = BlockAt(kShape, 0);
+  BlockRange block;
   std::vector<std::byte> storage;
   std::vector<std::vector<PlanePiece>> targets;  // one block's pieces each
 
-  Workload(Profile with, Form form, int64_t page_tokens) : profile(with) {
+  // `plane`: 0 is one of K, 1 of V. A block of this shape is one plane.
+  Workload(StoredForm with, Form form, int64_t page_tokens, int64_t plane = 0)
+      : stored(with), block(BlockAt(kShape, static_cast<uint32_t>(plane))) {
     pages = {.form = form, .page_tokens = static_cast<uint32_t>(page_tokens)};
-    quantizer = MakeQuantizer(profile).value();
-    const ProfileBytes bytes = ProfileBytesOf(profile, kShape).value();
+    quantizer = MakeQuantizer(stored).value();
+    const ProfileBytes bytes = ProfileBytesOf(stored, kShape).value();
     side.resize(bytes.side);
-    plain.resize(block.elements * bytes.plain_per_element);
-    symbols.resize(block.elements * bytes.symbols_per_element);
+    plain.resize(bytes.plain(block.elements));
+    symbols.resize(bytes.symbols(block.elements));
     quantizer->WriteSide(kShape, values, side);
     quantizer->QuantizeBlock(kShape, block, values, side, plain, symbols);
     storage.resize(kPagesBytes + 64, std::byte{1});
@@ -58,8 +66,8 @@ void Report(benchmark::State& state, size_t bytes) {
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(bytes));
 }
 
-void Dequantize(benchmark::State& state, Profile profile, Form form, bool streaming) {
-  const Workload work(profile, form, state.range(0));
+void Dequantize(benchmark::State& state, StoredForm stored, Form form, bool streaming) {
+  const Workload work(stored, form, state.range(0), state.range(1));
   size_t next = 0;
   for (auto _ : state) {
     work.quantizer->DequantizeBlock(kShape, work.block, work.side, work.plain, work.symbols,
@@ -71,7 +79,7 @@ void Dequantize(benchmark::State& state, Profile profile, Form form, bool stream
 }
 
 void Gather(benchmark::State& state, Form form) {
-  Workload work(Profile::kRaw, form, state.range(0));
+  Workload work(kRaw, form, state.range(0));
   size_t next = 0;
   for (auto _ : state) {
     GatherPieces(kShape, work.targets[next], work.values);
@@ -81,8 +89,8 @@ void Gather(benchmark::State& state, Form form) {
 }
 
 // A whole segment: scales, then all blocks.
-void Quantize(benchmark::State& state, Profile profile) {
-  Workload work(profile, Form::kRows, 128);
+void Quantize(benchmark::State& state, StoredForm stored) {
+  Workload work(stored, Form::kRows, 128);
   for (auto _ : state) {
     work.quantizer->WriteSide(kShape, work.values, work.side);
     for (uint32_t i = 0; i < BlockCount(kShape); ++i) {
@@ -95,7 +103,7 @@ void Quantize(benchmark::State& state, Profile profile) {
 
 // A hot block into cold memory.
 void Memcpy(benchmark::State& state) {
-  const Workload work(Profile::kRaw, Form::kRows, 128);
+  const Workload work(kRaw, Form::kRows, 128);
   size_t next = 0;
   for (auto _ : state) {
     std::memcpy(work.targets[next][0].base, work.symbols.data(), work.symbols.size());
@@ -106,7 +114,7 @@ void Memcpy(benchmark::State& state) {
 
 // Cold memory into a hot block.
 void MemcpyFrom(benchmark::State& state) {
-  Workload work(Profile::kRaw, Form::kRows, 128);
+  Workload work(kRaw, Form::kRows, 128);
   size_t next = 0;
   for (auto _ : state) {
     std::memcpy(work.symbols.data(), work.targets[next][0].base, work.symbols.size());
@@ -118,29 +126,41 @@ void MemcpyFrom(benchmark::State& state) {
 void PageSizes(benchmark::internal::Benchmark* bench) {
   bench->ArgName("page")->Arg(32)->Arg(128);
 }
+void Pages32And128(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"page", "v"})->Args({32, 0})->Args({128, 0});
+}
+// K and V are different work.
+void KAndV(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"page", "v"})->ArgsProduct({{32, 128}, {0, 1}});
+}
 
 BENCHMARK(Memcpy);
 BENCHMARK(MemcpyFrom);
 // Rows of raw values, streaming, are the non-temporal copy.
-BENCHMARK_CAPTURE(Dequantize, raw_rows_stream, Profile::kRaw, Form::kRows, true)->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, raw_rows, Profile::kRaw, Form::kRows, false)->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, raw_turned_stream, Profile::kRaw, Form::kTransposed, true)
-    ->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, raw_turned, Profile::kRaw, Form::kTransposed, false)
-    ->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, lossless_rows_stream, Profile::kLossless, Form::kRows, true)
-    ->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, lossless_turned_stream, Profile::kLossless, Form::kTransposed, true)
-    ->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, q8_rows_stream, Profile::kQ8, Form::kRows, true)->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, q8_turned_stream, Profile::kQ8, Form::kTransposed, true)
-    ->Apply(PageSizes);
-BENCHMARK_CAPTURE(Dequantize, q8_turned, Profile::kQ8, Form::kTransposed, false)->Apply(PageSizes);
+BENCHMARK_CAPTURE(Dequantize, raw_rows_stream, kRaw, Form::kRows, true)->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, raw_rows, kRaw, Form::kRows, false)->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, raw_turned_stream, kRaw, Form::kTransposed, true)
+    ->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, raw_turned, kRaw, Form::kTransposed, false)->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, lossless_rows_stream, kLossless, Form::kRows, true)
+    ->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, lossless_turned_stream, kLossless, Form::kTransposed, true)
+    ->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, q8_rows_stream, kQ8, Form::kRows, true)->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, q8_turned_stream, kQ8, Form::kTransposed, true)->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, q8_turned, kQ8, Form::kTransposed, false)->Apply(Pages32And128);
+BENCHMARK_CAPTURE(Dequantize, balanced_rows_stream, kBalanced, Form::kRows, true)->Apply(KAndV);
+BENCHMARK_CAPTURE(Dequantize, balanced_turned_stream, kBalanced, Form::kTransposed, true)
+    ->Apply(KAndV);
+BENCHMARK_CAPTURE(Dequantize, packed_rows_stream, kPacked, Form::kRows, true)->Apply(KAndV);
+BENCHMARK_CAPTURE(Dequantize, packed_turned_stream, kPacked, Form::kTransposed, true)->Apply(KAndV);
 BENCHMARK_CAPTURE(Gather, rows, Form::kRows)->Apply(PageSizes);
 BENCHMARK_CAPTURE(Gather, turned, Form::kTransposed)->Apply(PageSizes);
-BENCHMARK_CAPTURE(Quantize, raw, Profile::kRaw);
-BENCHMARK_CAPTURE(Quantize, lossless, Profile::kLossless);
-BENCHMARK_CAPTURE(Quantize, q8, Profile::kQ8);
+BENCHMARK_CAPTURE(Quantize, raw, kRaw);
+BENCHMARK_CAPTURE(Quantize, lossless, kLossless);
+BENCHMARK_CAPTURE(Quantize, q8, kQ8);
+BENCHMARK_CAPTURE(Quantize, balanced, kBalanced);
+BENCHMARK_CAPTURE(Quantize, packed, kPacked);
 
 }  // namespace
 }  // namespace shadowserve

@@ -65,6 +65,10 @@ HWY_INLINE void Store16(V16 v, std::byte* at) {
   }
 }
 
+HWY_INLINE auto Narrow(V16 below_256) {
+  return hn::DemoteTo(D8(), hn::BitCast(DI16(), below_256));
+}
+
 // ---- f32 to 16 bits: two vectors of 32 bits, even and odd elements, make one of 16 ----
 
 // bf16 is the upper half, rounded up where lower half + 0x7FFF + (upper half's last bit) carries:
@@ -108,19 +112,56 @@ struct ToFp16 {
   }
 };
 
+// ---- 16 bits to f32 ----
+
+// Elements in the upper half of each 32 bits, lower half zero.
+struct FromBf16 {
+  static constexpr uint16_t kInfinity = kBf16Infinity;
+  static HWY_INLINE VF32 F32(VU32 high) { return hn::BitCast(DF32(), high); }
+};
+
+struct FromFp16 {
+  static constexpr uint16_t kInfinity = kFp16Infinity;
+  static HWY_INLINE VF32 F32(VU32 high) {
+    const DU32 d;
+    const VU32 magnitude = hn::ShiftRight<3>(hn::And(high, hn::Set(d, 0x7FFF0000)));
+    const VF32 value = hn::Mul(hn::BitCast(DF32(), magnitude), hn::Set(DF32(), kTwoTo112));
+    const VU32 sign = hn::And(high, hn::Set(d, 0x80000000));
+    return hn::BitCast(DF32(), hn::Or(hn::BitCast(d, value), sign));
+  }
+};
+
+// Made in one piece: GCC compiles a default constructor of it for no target in particular.
+struct F32Pair {
+  VF32 even;
+  VF32 odd;
+};
+
+template <typename From>
+HWY_INLINE F32Pair SplitF32(V16 v) {
+  const DU32 d;
+  const VU32 pairs = hn::BitCast(d, v);
+  return {From::F32(hn::ShiftLeft<16>(pairs)), From::F32(hn::And(pairs, hn::Set(d, 0xFFFF0000)))};
+}
+
 // ---- sources ----
 
 // Sources and rows are passed by value: the compiler must see that no store to a page changes them.
+
+struct NoTables {
+  explicit NoTables(const ScatterWork&) {}
+};
 
 struct RawSource {
   struct Row {
     const std::byte* values;
     HWY_INLINE V16 Load(size_t dim) const { return Load16(values + dim * 2); }
   };
+  using Tables = NoTables;
   const std::byte* values;
   size_t dims;
 
-  RawSource(const ScatterWork& work, const float*) : values(work.symbols), dims(work.dims) {}
+  RawSource(const ScatterWork& work, const Tables&) : values(work.symbols), dims(work.dims) {}
   HWY_INLINE Row At(size_t token) const { return {values + token * dims * 2}; }
 };
 
@@ -135,39 +176,218 @@ struct LosslessSource {
       return hn::Or(hn::Or(hn::ShiftLeft<7>(high), hn::ShiftRight<1>(low)), hn::ShiftLeft<15>(low));
     }
   };
+  using Tables = NoTables;
   const uint8_t* symbols;
   const uint8_t* plain;
   size_t dims;
 
-  LosslessSource(const ScatterWork& work, const float*)
+  LosslessSource(const ScatterWork& work, const Tables&)
       : symbols(reinterpret_cast<const uint8_t*>(work.symbols)),
         plain(reinterpret_cast<const uint8_t*>(work.plain)),
         dims(work.dims) {}
   HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, plain + token * dims}; }
 };
 
-template <typename To>
-struct Q8Source {
+// Symbols of a byte, and two to a byte, as floats.
+struct ByteSymbols {
+  static constexpr float kEven = 1;
+  static constexpr float kOdd = 1;
+  static HWY_INLINE size_t RowBytes(size_t dims) { return dims; }
+  static HWY_INLINE F32Pair Load(const int8_t* row, size_t dim) {
+    const auto wide = hn::BitCast(DI32(), hn::PromoteTo(DI16(), hn::LoadU(DI8(), row + dim)));
+    return {hn::ConvertTo(DF32(), hn::ShiftRight<16>(hn::ShiftLeft<16>(wide))),
+            hn::ConvertTo(DF32(), hn::ShiftRight<16>(wide))};
+  }
+};
+
+// As a multiple of the symbol: what is cheapest to get. Factors make up for it, exactly.
+struct PackedSymbols {
+  static constexpr float kEven = 0x1p-28F;
+  static constexpr float kOdd = 0x1p-4F;
+  static HWY_INLINE size_t RowBytes(size_t dims) { return dims / 2; }
+  static HWY_INLINE F32Pair Load(const int8_t* row, size_t dim) {
+    const hn::Rebind<int8_t, DI32> bytes;
+    const auto wide = hn::PromoteTo(DI32(), hn::LoadU(bytes, row + dim / 2));
+    return {hn::ConvertTo(DF32(), hn::ShiftLeft<28>(wide)),
+            hn::ConvertTo(DF32(), hn::And(wide, hn::Set(DI32(), ~0xF)))};
+  }
+};
+
+// Factors of the piece's tokens: scales in f32, or steps in fp16.
+struct TokenScales {
+  std::array<float, kChunkTokens> values;
+  explicit TokenScales(const ScatterWork& work) {
+    std::memcpy(values.data(), work.scales, work.tokens * sizeof(float));
+    for (size_t t = 0; t < work.tokens; ++t) values[t] = SafeScale(values[t]);
+  }
+};
+
+struct TokenSteps {
+  std::array<float, kChunkTokens> values;
+  explicit TokenSteps(const ScatterWork& work) {
+    std::array<uint16_t, kChunkTokens> steps;
+    std::memcpy(steps.data(), work.scales, work.tokens * sizeof(uint16_t));
+    for (size_t t = 0; t < work.tokens; ++t) values[t] = SafeStep(steps[t]);
+  }
+};
+
+template <typename To, typename Factors>
+struct TokenSource {
   struct Row {
     const int8_t* symbols;
-    float scale;
+    float factor;
     HWY_INLINE V16 Load(size_t dim) const {
-      const auto wide = hn::BitCast(DI32(), hn::PromoteTo(DI16(), hn::LoadU(DI8(), symbols + dim)));
-      const VF32 even = hn::ConvertTo(DF32(), hn::ShiftRight<16>(hn::ShiftLeft<16>(wide)));
-      const VF32 odd = hn::ConvertTo(DF32(), hn::ShiftRight<16>(wide));
-      const VF32 factor = hn::Set(DF32(), scale);
-      return To::FromEvenOdd(hn::Mul(even, factor), hn::Mul(odd, factor));
+      const F32Pair pair = ByteSymbols::Load(symbols, dim);
+      const VF32 by = hn::Set(DF32(), factor);
+      return To::FromEvenOdd(hn::Mul(pair.even, by), hn::Mul(pair.odd, by));
     }
   };
+  using Tables = Factors;
   const int8_t* symbols;
-  const float* scales;  // safe ones, of the piece's tokens
+  const float* factors;
   size_t dims;
 
-  Q8Source(const ScatterWork& work, const float* safe_scales)
+  TokenSource(const ScatterWork& work, const Tables& tables)
       : symbols(reinterpret_cast<const int8_t*>(work.symbols)),
-        scales(safe_scales),
+        factors(tables.values.data()),
         dims(work.dims) {}
-  HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, scales[token]}; }
+  HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, factors[token]}; }
+};
+
+// The 16 values that a packed symbol can have at each token of the piece: their low bytes, then
+// their high bytes. A value is looked up; it costs less than to make one, and no more for fp16 than
+// for bf16.
+template <typename To>
+struct TokenValues {
+  static constexpr size_t kValues = 16;
+  HWY_ALIGN std::array<uint8_t, kChunkTokens * 2 * kValues> bytes;
+
+  explicit TokenValues(const ScatterWork& work) {
+    // Symbols in the order of their half bytes: 0..7, -8..-1.
+    HWY_ALIGN static constexpr float kEven[kValues / 2] = {0, 2, 4, 6, -8, -6, -4, -2};
+    HWY_ALIGN static constexpr float kOdd[kValues / 2] = {1, 3, 5, 7, -7, -5, -3, -1};
+    const TokenSteps steps(work);
+    for (size_t t = 0; t < work.tokens; ++t) {
+      const VF32 step = hn::Set(DF32(), steps.values[t]);
+      uint8_t* const to = &bytes[t * 2 * kValues];
+      for (size_t i = 0; i < kValues; i += kN) {
+        const V16 values = To::FromEvenOdd(hn::Mul(hn::Load(DF32(), kEven + i / 2), step),
+                                           hn::Mul(hn::Load(DF32(), kOdd + i / 2), step));
+        // -1 x 0 is -0, as it is where it is computed.
+        hn::StoreU(Narrow(hn::And(values, hn::Set(D16(), 0xFF))), D8(), to + i);
+        hn::StoreU(Narrow(hn::ShiftRight<8>(values)), D8(), to + kValues + i);
+      }
+    }
+  }
+};
+
+template <typename To>
+struct PackedTokenSource {
+  using DBytes = hn::Repartition<uint8_t, D16>;
+  using VBytes = hn::Vec<DBytes>;
+
+  struct Row {
+    const uint8_t* symbols;
+    VBytes low;  // the table, in each block of 128 bits
+    VBytes high;
+    HWY_INLINE V16 Load(size_t dim) const {
+      const DU32 d;
+      // A byte holds two symbols: one to each half of 32 bits.
+      const hn::Rebind<uint8_t, DU32> pairs;
+      const VU32 pair = hn::PromoteTo(d, hn::LoadU(pairs, symbols + dim / 2));
+      const VU32 index = hn::And(hn::Or(pair, hn::ShiftLeft<12>(pair)), hn::Set(d, 0x000F000F));
+      // 0x80 in place of an index gives zero.
+      const auto low_index = hn::BitCast(DBytes(), hn::Or(index, hn::Set(d, 0x80008000)));
+      const auto high_index =
+          hn::BitCast(DBytes(), hn::Or(hn::ShiftLeft<8>(index), hn::Set(d, 0x00800080)));
+      return hn::BitCast(D16(), hn::Or(hn::TableLookupBytesOr0(low, low_index),
+                                       hn::TableLookupBytesOr0(high, high_index)));
+    }
+  };
+  using Tables = TokenValues<To>;
+  const uint8_t* symbols;
+  const uint8_t* values;
+  size_t row_bytes;
+
+  PackedTokenSource(const ScatterWork& work, const Tables& tables)
+      : symbols(reinterpret_cast<const uint8_t*>(work.symbols)),
+        values(tables.bytes.data()),
+        row_bytes(work.dims / 2) {}
+  HWY_INLINE Row At(size_t token) const {
+    const uint8_t* of_token = values + token * 2 * Tables::kValues;
+    return {symbols + token * row_bytes, hn::LoadDup128(DBytes(), of_token),
+            hn::LoadDup128(DBytes(), of_token + Tables::kValues)};
+  }
+};
+
+// Steps and means of the dims as floats: of each vector's dims first the even, then the odd ones. A
+// last vector that overlaps the one before it has a place of its own, where the next would start.
+struct ChannelTables {
+  HWY_ALIGN std::array<float, kHeadDimMax> steps;
+  HWY_ALIGN std::array<float, kHeadDimMax> means;
+
+  static HWY_INLINE size_t Place(size_t dim) { return (dim + kN - 1) / kN * kN; }
+  ChannelTables(const ScatterWork& work, float even_unit, float odd_unit) {
+    uint16_t first_step;
+    std::memcpy(&first_step, work.scales, sizeof(first_step));
+    for (size_t step = 0; step < work.dims; step += kN) {
+      const size_t dim = std::min<size_t>(step, work.dims - kN);
+      const D16 d;
+      const V16 infinity = hn::Set(d, kFp16Infinity);
+      V16 step_bits = hn::Set(d, first_step);
+      if (work.scale_stride != 0) step_bits = Load16(work.scales + dim * work.scale_stride);
+      const V16 mean_bits = Load16(work.means + dim * 2);
+      const V16 magnitude = hn::And(mean_bits, hn::Set(d, kMagnitudeMask));
+      Put(hn::IfThenElseZero(hn::Lt(step_bits, infinity), step_bits), even_unit, odd_unit,
+          &steps[Place(dim)]);
+      Put(hn::IfThenElseZero(hn::Lt(magnitude, infinity), mean_bits), 1, 1, &means[Place(dim)]);
+    }
+  }
+
+ private:
+  static HWY_INLINE void Put(V16 halves, float even_unit, float odd_unit, float* to) {
+    const DF32 d;
+    const F32Pair pair = SplitF32<FromFp16>(halves);
+    hn::StoreU(hn::Mul(pair.even, hn::Set(d, even_unit)), d, to);
+    hn::StoreU(hn::Mul(pair.odd, hn::Set(d, odd_unit)), d, to + kN / 2);
+  }
+};
+
+template <typename Symbols>
+struct ChannelTablesFor : ChannelTables {
+  explicit ChannelTablesFor(const ScatterWork& work)
+      : ChannelTables(work, Symbols::kEven, Symbols::kOdd) {}
+};
+
+template <typename To, typename Symbols>
+struct ChannelSource {
+  struct Row {
+    const int8_t* symbols;
+    const float* steps;
+    const float* means;
+    HWY_INLINE V16 Load(size_t dim) const {
+      const DF32 d;
+      const size_t at = ChannelTables::Place(dim);
+      const F32Pair pair = Symbols::Load(symbols, dim);
+      // Products are exact (quant_scalar.cc), so it is the same where MulAdd is not fused.
+      return To::FromEvenOdd(
+          hn::MulAdd(pair.even, hn::LoadU(d, steps + at), hn::LoadU(d, means + at)),
+          hn::MulAdd(pair.odd, hn::LoadU(d, steps + at + kN / 2),
+                     hn::LoadU(d, means + at + kN / 2)));
+    }
+  };
+  using Tables = ChannelTablesFor<Symbols>;
+  const int8_t* symbols;
+  const float* steps;
+  const float* means;
+  size_t row_bytes;
+
+  ChannelSource(const ScatterWork& work, const Tables& tables)
+      : symbols(reinterpret_cast<const int8_t*>(work.symbols)),
+        steps(tables.steps.data()),
+        means(tables.means.data()),
+        row_bytes(Symbols::RowBytes(work.dims)) {}
+  HWY_INLINE Row At(size_t token) const { return {symbols + token * row_bytes, steps, means}; }
 };
 
 // ---- tiles ----
@@ -215,11 +435,19 @@ HWY_INLINE void TransposeTile(V16* HWY_RESTRICT v, const Store& store) {
 
 template <bool kStream, typename Source>
 void ScatterRows(ScatterWork work, Source source) {
+  constexpr size_t kAtOnce = 4;
+  const size_t vectors = work.dims / kN;
   const size_t last = work.dims - kN;
   for (size_t t = 0; t < work.tokens; ++t) {
     const auto row = source.At(t);
     std::byte* to = work.base + t * work.token_stride;
-    for (size_t d = 0; d <= last; d += kN) Store16<kStream>(row.Load(d), to + d * 2);
+    size_t v = 0;
+    for (; v + kAtOnce <= vectors; v += kAtOnce) {
+      V16 values[kAtOnce];
+      for (size_t i = 0; i < kAtOnce; ++i) values[i] = row.Load((v + i) * kN);
+      for (size_t i = 0; i < kAtOnce; ++i) Store16<kStream>(values[i], to + (v + i) * kVectorBytes);
+    }
+    for (; v < vectors; ++v) Store16<kStream>(row.Load(v * kN), to + v * kVectorBytes);
     if (last % kN != 0) Store16<false>(row.Load(last), to + last * 2);
   }
 }
@@ -285,12 +513,8 @@ bool ScatterFast(const ScatterWork& work) {
   const bool rows = work.dim_stride == 2;
   const bool turned = !rows && work.token_stride == 2 && work.tokens >= kN;
   if (work.dims < kN || !(rows || turned)) return false;
-  std::array<float, kChunkTokens> scales;
-  if (work.scales != nullptr) {
-    std::memcpy(scales.data(), work.scales, work.tokens * sizeof(float));
-    for (size_t t = 0; t < work.tokens; ++t) scales[t] = SafeScale(scales[t]);
-  }
-  const Source source(work, scales.data());
+  const typename Source::Tables tables(work);
+  const Source source(work, tables);
   const auto aligned = [&](size_t stride, size_t bytes) {
     return (reinterpret_cast<uintptr_t>(work.base) | stride) % bytes == 0;
   };
@@ -323,11 +547,14 @@ void ScatterRaw16(const ScatterWork& work) {
 void ScatterLossless(const ScatterWork& work) {
   if (!ScatterFast<LosslessSource>(work)) ScalarKernels().scatter_lossless(work);
 }
-void ScatterQ8Bf16(const ScatterWork& work) {
-  if (!ScatterFast<Q8Source<ToBf16>>(work)) ScalarKernels().scatter_q8_bf16(work);
+template <typename Source, QuantKernels::Scatter QuantKernels::*kScalar>
+void ScatterBytes(const ScatterWork& work) {
+  if (!ScatterFast<Source>(work)) (ScalarKernels().*kScalar)(work);
 }
-void ScatterQ8Fp16(const ScatterWork& work) {
-  if (!ScatterFast<Q8Source<ToFp16>>(work)) ScalarKernels().scatter_q8_fp16(work);
+// Rows of an odd number of symbols do not all start at a whole byte.
+template <typename Source, QuantKernels::Scatter QuantKernels::*kScalar>
+void ScatterPacked(const ScatterWork& work) {
+  if (work.dims % 2 != 0 || !ScatterFast<Source>(work)) (ScalarKernels().*kScalar)(work);
 }
 
 // ---- gather ----
@@ -383,10 +610,6 @@ void Gather16(const GatherWork& work) {
 
 // ---- save path ----
 
-HWY_INLINE auto Narrow(V16 below_256) {
-  return hn::DemoteTo(D8(), hn::BitCast(DI16(), below_256));
-}
-
 void SplitLossless(const std::byte* values, size_t elements, std::byte* plain, std::byte* symbols) {
   const D16 d;
   size_t i = 0;
@@ -423,75 +646,193 @@ void MaxMagnitudes(const std::byte* values, uint32_t tokens, uint32_t dims, uint
   }
 }
 
-// Elements in the upper half of each 32 bits, lower half zero, to f32 and its NaN mask.
-struct FromBf16 {
-  static constexpr uint16_t kInfinity = kBf16Infinity;
-  static HWY_INLINE VF32 F32(VU32 high) { return hn::BitCast(DF32(), high); }
-};
-
-struct FromFp16 {
-  static constexpr uint16_t kInfinity = kFp16Infinity;
-  static HWY_INLINE VF32 F32(VU32 high) {
-    const DU32 d;
-    const VU32 magnitude = hn::ShiftRight<3>(hn::And(high, hn::Set(d, 0x7FFF0000)));
-    const VF32 value = hn::Mul(hn::BitCast(DF32(), magnitude), hn::Set(DF32(), kTwoTo112));
-    const VU32 sign = hn::And(high, hn::Set(d, 0x80000000));
-    return hn::BitCast(DF32(), hn::Or(hn::BitCast(d, value), sign));
-  }
-};
-
+// `mean` and `scale`: of the elements.
 template <typename From>
-HWY_INLINE hn::Vec<DI32> QuantizeHigh(VU32 high, VF32 scale) {
+HWY_INLINE hn::Vec<DI32> QuantizeHigh(VU32 high, VF32 mean, VF32 scale, float levels_max) {
   const auto magnitude =
       hn::BitCast(DI32(), hn::And(high, hn::Set(DU32(), uint32_t{kMagnitudeMask} << 16)));
   const auto is_nan = hn::Gt(magnitude, hn::Set(DI32(), int32_t{From::kInfinity} << 16));
-  const VF32 levels = hn::Div(From::F32(high), scale);
-  const VF32 kept = hn::IfThenZeroElse(hn::RebindMask(DF32(), is_nan), levels);
-  const VF32 clamped =
-      hn::Min(hn::Max(kept, hn::Set(DF32(), -kQ8Levels)), hn::Set(DF32(), kQ8Levels));
-  return hn::NearestInt(clamped);
+  const DF32 d;
+  const VF32 levels = hn::Div(hn::Sub(From::F32(high), mean), scale);
+  const auto no_level = hn::Or(hn::RebindMask(d, is_nan), hn::Eq(scale, hn::Zero(d)));
+  const VF32 kept = hn::IfThenZeroElse(no_level, levels);
+  return hn::NearestInt(hn::Min(hn::Max(kept, hn::Set(d, -levels_max)), hn::Set(d, levels_max)));
 }
 
-template <typename From>
-HWY_INLINE void QuantizeVector(const std::byte* values, VF32 scale, std::byte* symbols) {
+// kN values to symbols of a byte, or to two in a byte.
+template <typename From, bool kPacked>
+HWY_INLINE void QuantizeVector(const std::byte* values, F32Pair mean, F32Pair scale,
+                               std::byte* symbols) {
   const DU32 d;
+  constexpr float kLevels = kPacked ? kPackedLevels : kByteLevels;
   const VU32 pairs = hn::BitCast(d, Load16(values));
-  const auto even = QuantizeHigh<From>(hn::ShiftLeft<16>(pairs), scale);
-  const auto odd = QuantizeHigh<From>(hn::And(pairs, hn::Set(d, 0xFFFF0000)), scale);
-  const VU32 low = hn::And(hn::BitCast(d, even), hn::Set(d, 0xFFFF));
-  const VU32 both = hn::Or(low, hn::BitCast(d, hn::ShiftLeft<16>(odd)));
-  const auto narrow = hn::DemoteTo(DI8(), hn::BitCast(DI16(), both));
-  hn::StoreU(narrow, DI8(), reinterpret_cast<int8_t*>(symbols));
+  const auto even = QuantizeHigh<From>(hn::ShiftLeft<16>(pairs), mean.even, scale.even, kLevels);
+  const auto odd =
+      QuantizeHigh<From>(hn::And(pairs, hn::Set(d, 0xFFFF0000)), mean.odd, scale.odd, kLevels);
+  if constexpr (kPacked) {
+    const auto low = hn::And(even, hn::Set(DI32(), 0xF));
+    const auto high = hn::And(hn::ShiftLeft<4>(odd), hn::Set(DI32(), 0xF0));
+    const hn::Rebind<uint8_t, DI32> bytes;
+    hn::StoreU(hn::DemoteTo(bytes, hn::Or(low, high)), bytes, reinterpret_cast<uint8_t*>(symbols));
+  } else {
+    const VU32 low = hn::And(hn::BitCast(d, even), hn::Set(d, 0xFFFF));
+    const VU32 both = hn::Or(low, hn::BitCast(d, hn::ShiftLeft<16>(odd)));
+    const auto narrow = hn::DemoteTo(DI8(), hn::BitCast(DI16(), both));
+    hn::StoreU(narrow, DI8(), reinterpret_cast<int8_t*>(symbols));
+  }
 }
 
-template <typename From>
+// kN floats of the dims from `dim` on.
+HWY_INLINE F32Pair LoadDims(const std::byte* floats, size_t dim) {
+  VF32 even, odd;
+  hn::LoadInterleaved2(DF32(), reinterpret_cast<const float*>(floats) + dim, even, odd);
+  return {even, odd};
+}
+
+template <typename From, bool kPacked>
 bool QuantizeRows(const QuantizeWork& work) {
-  if (work.dims < kN) return false;
+  if (work.dims < kN || (kPacked && work.dims % 2 != 0)) return false;
+  constexpr size_t kPerByte = kPacked ? 2 : 1;
+  const F32Pair no_mean = {hn::Zero(DF32()), hn::Zero(DF32())};
   const size_t last = work.dims - kN;
   for (size_t t = 0; t < work.tokens; ++t) {
     const std::byte* row = work.values + t * work.dims * 2;
-    std::byte* symbols = work.symbols + t * work.dims;
+    std::byte* symbols = work.symbols + t * work.dims / kPerByte;
     float scale;
     std::memcpy(&scale, work.scales + t * sizeof(float), sizeof(float));
-    scale = SafeScale(scale);
-    if (scale == 0.0F) {
-      std::memset(symbols, 0, work.dims);
-      continue;
-    }
-    const VF32 divisor = hn::Set(DF32(), scale);
+    const VF32 divisor = hn::Set(DF32(), SafeScale(scale));
+    const F32Pair divisors = {divisor, divisor};
     for (size_t d = 0; d <= last; d += kN) {
-      QuantizeVector<From>(row + d * 2, divisor, symbols + d);
+      QuantizeVector<From, kPacked>(row + d * 2, no_mean, divisors, symbols + d / kPerByte);
     }
-    if (last % kN != 0) QuantizeVector<From>(row + last * 2, divisor, symbols + last);
+    if (last % kN != 0) {
+      QuantizeVector<From, kPacked>(row + last * 2, no_mean, divisors, symbols + last / kPerByte);
+    }
   }
   return true;
 }
 
-void QuantizeQ8Bf16(const QuantizeWork& work) {
-  if (!QuantizeRows<FromBf16>(work)) ScalarKernels().quantize_q8_bf16(work);
+template <typename From, bool kPacked>
+bool QuantizeChannels(const QuantizeWork& work) {
+  if (work.dims < kN || (kPacked && work.dims % 2 != 0)) return false;
+  constexpr size_t kPerByte = kPacked ? 2 : 1;
+  for (size_t step = 0; step < work.dims; step += kN) {
+    const size_t d = std::min<size_t>(step, work.dims - kN);
+    const F32Pair means = LoadDims(work.means, d);
+    const F32Pair scales = LoadDims(work.scales, d);
+    for (size_t t = 0; t < work.tokens; ++t) {
+      const size_t at = t * work.dims + d;
+      QuantizeVector<From, kPacked>(work.values + at * 2, means, scales,
+                                    work.symbols + at / kPerByte);
+    }
+  }
+  return true;
 }
-void QuantizeQ8Fp16(const QuantizeWork& work) {
-  if (!QuantizeRows<FromFp16>(work)) ScalarKernels().quantize_q8_fp16(work);
+
+template <typename From, bool kPacked, QuantKernels::Quantize QuantKernels::*kScalar>
+void QuantizeByRow(const QuantizeWork& work) {
+  if (!QuantizeRows<From, kPacked>(work)) (ScalarKernels().*kScalar)(work);
+}
+template <typename From, bool kPacked, QuantKernels::Quantize QuantKernels::*kScalar>
+void QuantizeByChannel(const QuantizeWork& work) {
+  if (!QuantizeChannels<From, kPacked>(work)) (ScalarKernels().*kScalar)(work);
+}
+
+// kN values; zero in place of those that are not finite, or `instead` of them.
+template <typename From>
+HWY_INLINE F32Pair LoadFinite(const std::byte* values, F32Pair instead) {
+  const D16 d;
+  const V16 v = Load16(values);
+  const V16 magnitude = hn::And(v, hn::Set(d, kMagnitudeMask));
+  const V16 finite = hn::VecFromMask(d, hn::Lt(magnitude, hn::Set(d, From::kInfinity)));
+  const F32Pair read = SplitF32<From>(v);
+  const DI32 wide;
+  const auto both = hn::BitCast(wide, finite);
+  const auto even =
+      hn::MaskFromVec(hn::BitCast(DF32(), hn::ShiftRight<16>(hn::ShiftLeft<16>(both))));
+  const auto odd = hn::MaskFromVec(hn::BitCast(DF32(), hn::ShiftRight<16>(both)));
+  return {hn::IfThenElse(even, read.even, instead.even),
+          hn::IfThenElse(odd, read.odd, instead.odd)};
+}
+
+template <typename From>
+bool SumChannels(const std::byte* values, uint32_t tokens, uint32_t dims, float* sums) {
+  if (dims < kN) return false;
+  const DF32 d;
+  const F32Pair zero = {hn::Zero(d), hn::Zero(d)};
+  for (size_t step = 0; step < dims; step += kN) {
+    const size_t dim = std::min<size_t>(step, dims - kN);
+    F32Pair sum = zero;
+    for (size_t t = 0; t < tokens; ++t) {
+      const F32Pair value = LoadFinite<From>(values + (t * dims + dim) * 2, zero);
+      sum = {hn::Add(sum.even, value.even), hn::Add(sum.odd, value.odd)};
+    }
+    hn::StoreInterleaved2(sum.even, sum.odd, d, sums + dim);
+  }
+  return true;
+}
+
+template <typename From>
+bool SpreadChannels(const std::byte* values, uint32_t tokens, uint32_t dims, const float* means,
+                    float* squares, float* reaches) {
+  if (dims < kN) return false;
+  const DF32 d;
+  const F32Pair zero = {hn::Zero(d), hn::Zero(d)};
+  for (size_t step = 0; step < dims; step += kN) {
+    const size_t dim = std::min<size_t>(step, dims - kN);
+    const F32Pair mean = LoadDims(reinterpret_cast<const std::byte*>(means), dim);
+    F32Pair sum = zero;
+    F32Pair reach = zero;
+    for (size_t t = 0; t < tokens; ++t) {
+      const F32Pair value = LoadFinite<From>(values + (t * dims + dim) * 2, mean);
+      const VF32 even = hn::Sub(value.even, mean.even);
+      const VF32 odd = hn::Sub(value.odd, mean.odd);
+      sum = {hn::Add(sum.even, hn::Mul(even, even)), hn::Add(sum.odd, hn::Mul(odd, odd))};
+      reach = {hn::Max(reach.even, hn::Abs(even)), hn::Max(reach.odd, hn::Abs(odd))};
+    }
+    hn::StoreInterleaved2(sum.even, sum.odd, d, squares + dim);
+    hn::StoreInterleaved2(reach.even, reach.odd, d, reaches + dim);
+  }
+  return true;
+}
+
+// Vectors of kN dims add to kN of the sums. Rows of no whole number of sums are rare.
+template <typename From, QuantKernels::TokenSquares QuantKernels::*kScalar>
+void SquareTokens(const std::byte* values, uint32_t tokens, uint32_t dims, float* sums) {
+  if (dims % kSquareSums != 0) {
+    return (ScalarKernels().*kScalar)(values, tokens, dims, sums);
+  }
+  const DF32 d;
+  const F32Pair zero = {hn::Zero(d), hn::Zero(d)};
+  for (size_t t = 0; t < tokens; ++t) {
+    const std::byte* row = values + t * dims * 2;
+    float* evens = sums + t * kSquareSums;
+    float* odds = evens + kSquareSums / 2;
+    for (size_t part = 0; part < kSquareSums; part += kN) {
+      F32Pair sum = {hn::LoadU(d, evens + part / 2), hn::LoadU(d, odds + part / 2)};
+      for (size_t dim = part; dim < dims; dim += kSquareSums) {
+        const F32Pair value = LoadFinite<From>(row + dim * 2, zero);
+        sum = {hn::Add(sum.even, hn::Mul(value.even, value.even)),
+               hn::Add(sum.odd, hn::Mul(value.odd, value.odd))};
+      }
+      hn::StoreU(sum.even, d, evens + part / 2);
+      hn::StoreU(sum.odd, d, odds + part / 2);
+    }
+  }
+}
+
+template <typename From, QuantKernels::ChannelSums QuantKernels::*kScalar>
+void ChannelSums(const std::byte* values, uint32_t tokens, uint32_t dims, float* sums) {
+  if (!SumChannels<From>(values, tokens, dims, sums)) {
+    (ScalarKernels().*kScalar)(values, tokens, dims, sums);
+  }
+}
+template <typename From, QuantKernels::ChannelSpreads QuantKernels::*kScalar>
+void ChannelSpreads(const std::byte* values, uint32_t tokens, uint32_t dims, const float* means,
+                    float* squares, float* reaches) {
+  if (!SpreadChannels<From>(values, tokens, dims, means, squares, reaches)) {
+    (ScalarKernels().*kScalar)(values, tokens, dims, means, squares, reaches);
+  }
 }
 
 const QuantKernels& TargetKernels() {
@@ -499,14 +840,50 @@ const QuantKernels& TargetKernels() {
       .scatter_raw8 = ScatterRaw8,
       .scatter_raw16 = ScatterRaw16,
       .scatter_lossless = ScatterLossless,
-      .scatter_q8_bf16 = ScatterQ8Bf16,
-      .scatter_q8_fp16 = ScatterQ8Fp16,
+      .scatter_q8_bf16 =
+          ScatterBytes<TokenSource<ToBf16, TokenScales>, &QuantKernels::scatter_q8_bf16>,
+      .scatter_q8_fp16 =
+          ScatterBytes<TokenSource<ToFp16, TokenScales>, &QuantKernels::scatter_q8_fp16>,
+      .scatter_steps_bf16 =
+          ScatterBytes<TokenSource<ToBf16, TokenSteps>, &QuantKernels::scatter_steps_bf16>,
+      .scatter_steps_fp16 =
+          ScatterBytes<TokenSource<ToFp16, TokenSteps>, &QuantKernels::scatter_steps_fp16>,
+      .scatter_channels_bf16 =
+          ScatterBytes<ChannelSource<ToBf16, ByteSymbols>, &QuantKernels::scatter_channels_bf16>,
+      .scatter_channels_fp16 =
+          ScatterBytes<ChannelSource<ToFp16, ByteSymbols>, &QuantKernels::scatter_channels_fp16>,
+      .scatter_packed_steps_bf16 =
+          ScatterPacked<PackedTokenSource<ToBf16>, &QuantKernels::scatter_packed_steps_bf16>,
+      .scatter_packed_steps_fp16 =
+          ScatterPacked<PackedTokenSource<ToFp16>, &QuantKernels::scatter_packed_steps_fp16>,
+      .scatter_packed_channels_bf16 = ScatterPacked<ChannelSource<ToBf16, PackedSymbols>,
+                                                    &QuantKernels::scatter_packed_channels_bf16>,
+      .scatter_packed_channels_fp16 = ScatterPacked<ChannelSource<ToFp16, PackedSymbols>,
+                                                    &QuantKernels::scatter_packed_channels_fp16>,
       .gather8 = Gather8,
       .gather16 = Gather16,
       .split_lossless = SplitLossless,
       .max_magnitudes = MaxMagnitudes,
-      .quantize_q8_bf16 = QuantizeQ8Bf16,
-      .quantize_q8_fp16 = QuantizeQ8Fp16,
+      .quantize_rows_bf16 = QuantizeByRow<FromBf16, false, &QuantKernels::quantize_rows_bf16>,
+      .quantize_rows_fp16 = QuantizeByRow<FromFp16, false, &QuantKernels::quantize_rows_fp16>,
+      .quantize_channels_bf16 =
+          QuantizeByChannel<FromBf16, false, &QuantKernels::quantize_channels_bf16>,
+      .quantize_channels_fp16 =
+          QuantizeByChannel<FromFp16, false, &QuantKernels::quantize_channels_fp16>,
+      .quantize_packed_rows_bf16 =
+          QuantizeByRow<FromBf16, true, &QuantKernels::quantize_packed_rows_bf16>,
+      .quantize_packed_rows_fp16 =
+          QuantizeByRow<FromFp16, true, &QuantKernels::quantize_packed_rows_fp16>,
+      .quantize_packed_channels_bf16 =
+          QuantizeByChannel<FromBf16, true, &QuantKernels::quantize_packed_channels_bf16>,
+      .quantize_packed_channels_fp16 =
+          QuantizeByChannel<FromFp16, true, &QuantKernels::quantize_packed_channels_fp16>,
+      .channel_sums_bf16 = ChannelSums<FromBf16, &QuantKernels::channel_sums_bf16>,
+      .channel_sums_fp16 = ChannelSums<FromFp16, &QuantKernels::channel_sums_fp16>,
+      .channel_spreads_bf16 = ChannelSpreads<FromBf16, &QuantKernels::channel_spreads_bf16>,
+      .channel_spreads_fp16 = ChannelSpreads<FromFp16, &QuantKernels::channel_spreads_fp16>,
+      .token_squares_bf16 = SquareTokens<FromBf16, &QuantKernels::token_squares_bf16>,
+      .token_squares_fp16 = SquareTokens<FromFp16, &QuantKernels::token_squares_fp16>,
   };
   return kKernels;
 }

@@ -2,12 +2,15 @@
 // format/segment.h.
 #include "quant/quantizer.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <string>
 
 #include "base/check.h"
+#include "format/segment.h"
 #include "quant/quant_kernels.h"
 #include "quant/quant_numeric.h"
 
@@ -15,9 +18,24 @@ namespace shadowserve {
 namespace {
 
 constexpr size_t kScaleBytes = sizeof(float);
+constexpr size_t kHalfBytes = sizeof(uint16_t);
+
+// Steps of `balanced`, in standard deviations of K around its channel means and in root mean
+// squares of V's tokens (docs/architecture.md has what they cost). K gets half of V's step, since
+// its errors count about four times as much.
+constexpr float kStepOfK = 0.25F;
+constexpr float kStepOfV = 0.50F;
+// Steps that the largest distance of a group may be away: so rounding reaches 7 at most.
+constexpr float kPackedReach = 7.49F;
 
 const QuantKernels& KernelsOf(KernelSet set) {
   return set == KernelSet::kScalar ? ScalarKernels() : BestKernels();
+}
+
+// Of the profiles that take these two.
+bool IsBf16(const SegmentShape& shape) {
+  SS_CHECK(shape.dtype == KvDtype::kBf16 || shape.dtype == KvDtype::kFp16, "dtype of 16 bits");
+  return shape.dtype == KvDtype::kBf16;
 }
 
 // Index of a block's first element in the segment.
@@ -52,22 +70,23 @@ class KernelQuantizer : public Quantizer {
  protected:
   const QuantKernels& kernels() const { return kernels_; }
 
-  // One kernel call per piece; the work's symbols and plain bytes are those of its first token.
-  // `complete(work, piece)` adds what is the profile's own.
-  template <typename Complete>
+  // One call of `scatter(work)` per piece; the work's symbols and plain bytes are those of its
+  // first token. `complete(work, piece)` adds what is the profile's own.
+  template <typename Scatter, typename Complete>
   static void ScatterPieces(const SegmentShape& shape, const BlockRange& block,
                             std::span<const std::byte> plain, std::span<const std::byte> symbols,
-                            size_t symbol_bytes, std::span<const PlanePiece> pieces, bool streaming,
-                            QuantKernels::Scatter scatter, const Complete& complete) {
-    SS_CHECK(symbols.size() == block.elements * symbol_bytes, "symbols of another block");
+                            size_t symbol_bits, std::span<const PlanePiece> pieces, bool streaming,
+                            const Scatter& scatter, const Complete& complete) {
+    SS_CHECK(symbols.size() == block.elements * symbol_bits / 8, "symbols of another block");
     SS_CHECK(plain.empty() || plain.size() == block.elements, "plain bytes of another block");
     for (const PlanePiece& piece : pieces) {
       CheckPiece(block, piece);
       const size_t first = (size_t{piece.plane - block.first_plane} * block.tokens +
                             piece.first_token - block.first_token) *
                            shape.head_dim;
-      ScatterWork work{.symbols = symbols.data() + first * symbol_bytes,
+      ScatterWork work{.symbols = symbols.data() + first * symbol_bits / 8,
                        .plain = plain.empty() ? nullptr : plain.data() + first,
+                       .odd_first = first * symbol_bits % 8 != 0,
                        .base = piece.base,
                        .token_stride = piece.token_stride,
                        .dim_stride = piece.dim_stride,
@@ -102,7 +121,7 @@ class RawQuantizer final : public KernelQuantizer {
                        std::span<const std::byte> symbols, std::span<const PlanePiece> pieces,
                        bool streaming) const override {
     const size_t element = DtypeBytes(shape.dtype);
-    ScatterPieces(shape, block, {}, symbols, element, pieces, streaming,
+    ScatterPieces(shape, block, {}, symbols, element * 8, pieces, streaming,
                   element == 1 ? kernels().scatter_raw8 : kernels().scatter_raw16,
                   [](ScatterWork&, const PlanePiece&) {});
   }
@@ -128,7 +147,7 @@ class LosslessQuantizer final : public KernelQuantizer {
                        bool streaming) const override {
     SS_CHECK(DtypeBytes(shape.dtype) == 2 && plain.size() == block.elements,
              "sizes of a lossless block");
-    ScatterPieces(shape, block, plain, symbols, 1, pieces, streaming, kernels().scatter_lossless,
+    ScatterPieces(shape, block, plain, symbols, 8, pieces, streaming, kernels().scatter_lossless,
                   [](ScatterWork&, const PlanePiece&) {});
   }
 };
@@ -155,7 +174,7 @@ class Q8Quantizer final : public KernelQuantizer {
         std::byte* scales = side.data() + (size_t{layer} * 2 + kv) * kChunkTokens * kScaleBytes;
         for (uint32_t t = 0; t < kChunkTokens; ++t) {
           const float magnitude = bf16 ? F32FromBf16(maxima[t]) : F32FromFp16(maxima[t]);
-          const float scale = magnitude / kQ8Levels;
+          const float scale = magnitude / kByteLevels;
           std::memcpy(scales + t * kScaleBytes, &scale, kScaleBytes);
         }
       }
@@ -168,7 +187,8 @@ class Q8Quantizer final : public KernelQuantizer {
     SS_CHECK(values.size() == shape.raw_bytes() && side.size() == SideBytes(shape) &&
                  symbols.size() == block.elements,
              "sizes of a q8 block");
-    const auto quantize = IsBf16(shape) ? kernels().quantize_q8_bf16 : kernels().quantize_q8_fp16;
+    const auto quantize =
+        IsBf16(shape) ? kernels().quantize_rows_bf16 : kernels().quantize_rows_fp16;
     const std::byte* first = values.data() + FirstElement(shape, block) * 2;
     const size_t plane_elements = size_t{block.tokens} * shape.head_dim;
     for (uint32_t i = 0; i < block.planes; ++i) {
@@ -186,7 +206,7 @@ class Q8Quantizer final : public KernelQuantizer {
                        std::span<const std::byte> symbols, std::span<const PlanePiece> pieces,
                        bool streaming) const override {
     SS_CHECK(side.size() == SideBytes(shape), "scales of another segment");
-    ScatterPieces(shape, block, {}, symbols, 1, pieces, streaming,
+    ScatterPieces(shape, block, {}, symbols, 8, pieces, streaming,
                   IsBf16(shape) ? kernels().scatter_q8_bf16 : kernels().scatter_q8_fp16,
                   [&](ScatterWork& work, const PlanePiece& piece) {
                     const size_t scale = FirstScale(shape, piece.plane) + piece.first_token;
@@ -198,17 +218,220 @@ class Q8Quantizer final : public KernelQuantizer {
   static size_t SideBytes(const SegmentShape& shape) {
     return size_t{shape.layers.count} * 2 * kChunkTokens * kScaleBytes;
   }
-  static bool IsBf16(const SegmentShape& shape) {
-    SS_CHECK(shape.dtype == KvDtype::kBf16 || shape.dtype == KvDtype::kFp16, "dtype of q8");
-    return shape.dtype == KvDtype::kBf16;
+};
+
+// Where the side bytes of a balanced segment hold what; all fp16 (segment.h has the order).
+struct BalancedSide {
+  BalancedSide(const SegmentShape& shape, bool packed)
+      : heads(shape.heads),
+        dims(shape.head_dim),
+        steps_per_head(packed ? shape.head_dim : 1),
+        step_of_k(size_t{shape.layers.count} * heads * dims),
+        step_of_v(step_of_k + size_t{shape.layers.count} * heads * steps_per_head),
+        bytes((step_of_v + size_t{shape.layers.count} * kChunkTokens) * kHalfBytes) {}
+
+  // Offsets in bytes.
+  size_t Means(PlaneIndex plane) const {
+    return (size_t{plane.layer} * heads + plane.head) * dims * kHalfBytes;
   }
+  size_t StepsOfK(PlaneIndex plane) const {
+    return (step_of_k + (size_t{plane.layer} * heads + plane.head) * steps_per_head) * kHalfBytes;
+  }
+  size_t StepsOfV(uint32_t layer, uint32_t token) const {
+    return (step_of_v + size_t{layer} * kChunkTokens + token) * kHalfBytes;
+  }
+
+  size_t heads;
+  size_t dims;
+  size_t steps_per_head;
+  size_t step_of_k;  // index of the first
+  size_t step_of_v;
+  size_t bytes;
+};
+
+// Steps relative to the spread of the values, which an entropy coder likes better than steps
+// relative to the largest one. K: distances from the mean of their channel, one step per head.
+// V: one step per token over all heads of the segment. A step is raised where the largest distance
+// would not fit.
+//
+// Packed, 7 is the largest level, so most of K's steps are raised, and one step for a head would be
+// that of its widest channel: there every channel has its own.
+class BalancedQuantizer final : public KernelQuantizer {
+ public:
+  BalancedQuantizer(KernelSet set, bool packed) : KernelQuantizer(set), packed_(packed) {}
+
+  void WriteSide(const SegmentShape& shape, std::span<const std::byte> values,
+                 std::span<std::byte> side) const override {
+    const BalancedSide at(shape, packed_);
+    SS_CHECK(values.size() == shape.raw_bytes() && side.size() == at.bytes,
+             "sizes of a balanced segment");
+    CheckDims(shape);
+    for (uint32_t layer = 0; layer < shape.layers.count; ++layer) {
+      for (uint32_t head = 0; head < shape.heads; ++head) {
+        const PlaneIndex plane{.layer = layer, .head = head};
+        WriteK(shape, PlaneOf(shape, values, plane), side.data() + at.Means(plane),
+               side.data() + at.StepsOfK(plane));
+      }
+      WriteV(shape, values, layer, side.data() + at.StepsOfV(layer, 0));
+    }
+  }
+
+  void QuantizeBlock(const SegmentShape& shape, const BlockRange& block,
+                     std::span<const std::byte> values, std::span<const std::byte> side,
+                     std::span<std::byte>, std::span<std::byte> symbols) const override {
+    const BalancedSide at(shape, packed_);
+    SS_CHECK(values.size() == shape.raw_bytes() && side.size() == at.bytes &&
+                 symbols.size() == block.elements * symbol_bits() / 8,
+             "sizes of a balanced block");
+    CheckDims(shape);
+    const bool bf16 = IsBf16(shape);
+    const QuantKernels& k = kernels();
+    const auto rows = packed_ ? (bf16 ? k.quantize_packed_rows_bf16 : k.quantize_packed_rows_fp16)
+                              : (bf16 ? k.quantize_rows_bf16 : k.quantize_rows_fp16);
+    const auto channels =
+        packed_ ? (bf16 ? k.quantize_packed_channels_bf16 : k.quantize_packed_channels_fp16)
+                : (bf16 ? k.quantize_channels_bf16 : k.quantize_channels_fp16);
+    const std::byte* first = values.data() + FirstElement(shape, block) * 2;
+    const size_t plane_elements = size_t{block.tokens} * shape.head_dim;
+    std::array<float, kHeadDimMax> means;
+    std::array<float, std::max(kHeadDimMax, kChunkTokens)> steps;
+    for (uint32_t i = 0; i < block.planes; ++i) {
+      const PlaneIndex plane = PlaneAt(shape, block.first_plane + i);
+      const QuantizeWork work{.values = first + i * plane_elements * 2,
+                              .scales = AsBytes(steps.data()),
+                              .means = AsBytes(means.data()),
+                              .tokens = block.tokens,
+                              .dims = shape.head_dim,
+                              .symbols = symbols.data() + i * plane_elements * symbol_bits() / 8};
+      if (plane.value) {
+        const std::byte* stored = side.data() + at.StepsOfV(plane.layer, block.first_token);
+        for (uint32_t t = 0; t < block.tokens; ++t) steps[t] = SafeStep(LoadHalf(stored, t));
+        rows(work);
+      } else {
+        const std::byte* stored = side.data() + at.StepsOfK(plane);
+        for (uint32_t d = 0; d < shape.head_dim; ++d) {
+          means[d] = SafeMean(LoadHalf(side.data() + at.Means(plane), d));
+          steps[d] = SafeStep(LoadHalf(stored, packed_ ? d : 0));
+        }
+        channels(work);
+      }
+    }
+  }
+
+  void DequantizeBlock(const SegmentShape& shape, const BlockRange& block,
+                       std::span<const std::byte> side, std::span<const std::byte>,
+                       std::span<const std::byte> symbols, std::span<const PlanePiece> pieces,
+                       bool streaming) const override {
+    const BalancedSide at(shape, packed_);
+    SS_CHECK(side.size() == at.bytes, "side bytes of another segment");
+    CheckDims(shape);
+    const bool bf16 = IsBf16(shape);
+    const QuantKernels& k = kernels();
+    const auto tokens = packed_ ? (bf16 ? k.scatter_packed_steps_bf16 : k.scatter_packed_steps_fp16)
+                                : (bf16 ? k.scatter_steps_bf16 : k.scatter_steps_fp16);
+    const auto channels =
+        packed_ ? (bf16 ? k.scatter_packed_channels_bf16 : k.scatter_packed_channels_fp16)
+                : (bf16 ? k.scatter_channels_bf16 : k.scatter_channels_fp16);
+    ScatterPieces(
+        shape, block, {}, symbols, symbol_bits(), pieces, streaming,
+        [&](const ScatterWork& work) { (work.means == nullptr ? tokens : channels)(work); },
+        [&](ScatterWork& work, const PlanePiece& piece) {
+          const PlaneIndex plane = PlaneAt(shape, piece.plane);
+          if (plane.value) {
+            work.scales = side.data() + at.StepsOfV(plane.layer, piece.first_token);
+          } else {
+            work.scales = side.data() + at.StepsOfK(plane);
+            work.scale_stride = packed_ ? kHalfBytes : 0;
+            work.means = side.data() + at.Means(plane);
+          }
+        });
+  }
+
+ private:
+  size_t symbol_bits() const { return packed_ ? 4 : 8; }
+  float reach() const { return packed_ ? kPackedReach : kByteLevels; }
+
+  static const std::byte* AsBytes(const float* floats) {
+    return reinterpret_cast<const std::byte*>(floats);
+  }
+  static uint16_t LoadHalf(const std::byte* halves, size_t index) {
+    uint16_t bits;
+    std::memcpy(&bits, halves + index * kHalfBytes, kHalfBytes);
+    return bits;
+  }
+  static void StoreHalf(uint16_t bits, std::byte* halves, size_t index) {
+    std::memcpy(halves + index * kHalfBytes, &bits, kHalfBytes);
+  }
+  static void CheckDims(const SegmentShape& shape) {
+    SS_CHECK(shape.head_dim <= kHeadDimMax, "head_dim");
+  }
+  static const std::byte* PlaneOf(const SegmentShape& shape, std::span<const std::byte> values,
+                                  PlaneIndex plane) {
+    const size_t index =
+        (size_t{plane.layer} * shape.heads + plane.head) * 2 + (plane.value ? 1 : 0);
+    return values.data() + index * shape.plane_elements() * 2;
+  }
+
+  void WriteK(const SegmentShape& shape, const std::byte* plane, std::byte* means_out,
+              std::byte* steps_out) const {
+    const bool bf16 = IsBf16(shape);
+    const uint32_t dims = shape.head_dim;
+    std::array<float, kHeadDimMax> means;
+    std::array<float, kHeadDimMax> squares;
+    std::array<float, kHeadDimMax> reaches;
+    (bf16 ? kernels().channel_sums_bf16 : kernels().channel_sums_fp16)(plane, kChunkTokens, dims,
+                                                                       means.data());
+    for (uint32_t d = 0; d < dims; ++d) {
+      const uint16_t bits = MeanBits(means[d] / static_cast<float>(kChunkTokens));
+      StoreHalf(bits, means_out, d);
+      means[d] = SafeMean(bits);
+    }
+    (bf16 ? kernels().channel_spreads_bf16 : kernels().channel_spreads_fp16)(
+        plane, kChunkTokens, dims, means.data(), squares.data(), reaches.data());
+    float square = 0;
+    for (uint32_t d = 0; d < dims; ++d) square += squares[d];
+    const float least = kStepOfK * std::sqrt(square / static_cast<float>(shape.plane_elements()));
+    if (packed_) {
+      for (uint32_t d = 0; d < dims; ++d) {
+        StoreHalf(StepBits(std::max(least, reaches[d] / reach())), steps_out, d);
+      }
+    } else {
+      const float farthest = *std::max_element(reaches.begin(), reaches.begin() + dims);
+      StoreHalf(StepBits(std::max(least, farthest / reach())), steps_out, 0);
+    }
+  }
+
+  void WriteV(const SegmentShape& shape, std::span<const std::byte> values, uint32_t layer,
+              std::byte* steps_out) const {
+    const bool bf16 = IsBf16(shape);
+    std::array<uint16_t, kChunkTokens> maxima = {};
+    std::array<float, size_t{kChunkTokens}* kSquareSums> sums = {};
+    for (uint32_t head = 0; head < shape.heads; ++head) {
+      const std::byte* plane =
+          PlaneOf(shape, values, {.layer = layer, .head = head, .value = true});
+      kernels().max_magnitudes(plane, kChunkTokens, shape.head_dim,
+                               bf16 ? kBf16Infinity : kFp16Infinity, maxima.data());
+      (bf16 ? kernels().token_squares_bf16 : kernels().token_squares_fp16)(
+          plane, kChunkTokens, shape.head_dim, sums.data());
+    }
+    const auto count = static_cast<float>(shape.heads * shape.head_dim);
+    for (size_t t = 0; t < kChunkTokens; ++t) {
+      float square = 0;
+      for (size_t i = 0; i < kSquareSums; ++i) square += sums[t * kSquareSums + i];
+      const float largest = bf16 ? F32FromBf16(maxima[t]) : F32FromFp16(maxima[t]);
+      StoreHalf(StepBits(std::max(kStepOfV * std::sqrt(square / count), largest / reach())),
+                steps_out, t);
+    }
+  }
+
+  const bool packed_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<const Quantizer>> MakeQuantizer(Profile profile, KernelSet kernels) {
+Result<std::unique_ptr<const Quantizer>> MakeQuantizer(StoredForm form, KernelSet kernels) {
   std::unique_ptr<const Quantizer> made;
-  switch (profile) {
+  switch (form.profile) {
     case Profile::kRaw:
       made = std::make_unique<RawQuantizer>(kernels);
       break;
@@ -218,10 +441,13 @@ Result<std::unique_ptr<const Quantizer>> MakeQuantizer(Profile profile, KernelSe
     case Profile::kQ8:
       made = std::make_unique<Q8Quantizer>(kernels);
       break;
+    case Profile::kBalanced:
+      made = std::make_unique<BalancedQuantizer>(kernels, IsPacked(form));
+      break;
   }
   if (made == nullptr) {
     return Status(StatusCode::kUnsupported,
-                  "profile number " + std::to_string(static_cast<int>(profile)));
+                  "profile number " + std::to_string(static_cast<int>(form.profile)));
   }
   return made;
 }

@@ -2,8 +2,9 @@
 // scatter into pages on the way out / the gather out of pages on the way in.
 //
 // A quantizer is stateless and thread-safe. Symbols of a block are in canonical order
-// ([plane][token][dim]). Kernels are picked once per process by CPU (Highway dynamic dispatch);
-// every one is bit-exact with the scalar reference, which KernelSet::kScalar forces.
+// ([plane][token][dim]), two to a byte in packed forms. Kernels are picked once per process by CPU
+// (Highway dynamic dispatch); every one is bit-exact with the scalar reference, which
+// KernelSet::kScalar forces.
 //
 // Page addresses: a PlanePiece is the part of one plane that lies in one page, value (t, d) at
 //   base + t * token_stride + d * dim_stride.
@@ -57,8 +58,9 @@ class Quantizer {
                                std::span<const PlanePiece> pieces, bool streaming) const = 0;
 };
 
-// kUnsupported names a profile that this build does not have.
-Result<std::unique_ptr<const Quantizer>> MakeQuantizer(Profile profile,
+// The quantizer of a profile, packed if IsPacked(form). kUnsupported names a profile that this
+// build does not have.
+Result<std::unique_ptr<const Quantizer>> MakeQuantizer(StoredForm form,
                                                        KernelSet kernels = KernelSet::kBest);
 
 // Copies pages into canonical order: for each piece, its values go to their place in `values` (the

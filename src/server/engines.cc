@@ -46,7 +46,7 @@ Result<StoredForm> Engines::FormFor(std::string_view profile, KvDtype dtype) con
   probe.heads = 1;
   probe.head_dim = 16;
   probe.dtype = dtype;
-  SS_TRY(ProfileBytesOf(form.profile, probe).status());
+  SS_TRY(ProfileBytesOf(form, probe).status());
   // Raw bytes are stored as they are: nothing stands between the store and the pages.
   if (form.profile == Profile::kRaw) form.codec = CodecId::kNone;
   return form;

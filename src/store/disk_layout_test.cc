@@ -27,7 +27,7 @@ TEST(DiskLayout, PutsAnObjectWhereItsNameSays) {
 TEST(DiskLayout, RecoversEveryNameFromItsPath) {
   for (uint64_t i = 0; i < 300; ++i) {
     ObjectName name = SegmentName(i);
-    name.profile = std::array{Profile::kRaw, Profile::kLossless, Profile::kQ8}[i % 3];
+    name.profile = kProfiles[i % kProfiles.size()];
     name.codec = std::array{CodecId::kNone, CodecId::kDeflate, CodecId::kZstd}[i / 3 % 3];
     name.kind = i % 2 == 0 ? ObjectKind::kSegment : ObjectKind::kMarker;
     name.first_layer = static_cast<uint16_t>(i);

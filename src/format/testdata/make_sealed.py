@@ -59,7 +59,8 @@ def seal_segment(name: str, plain: bytes, sealer: Sealer) -> bytes:
     (blocks,) = struct.unpack_from("<I", plain, 28)
     (side_bytes,) = struct.unpack_from("<Q", plain, 32)
     elements = 256 * 2  # of the one block of a head of one dimension, as in all golden segments
-    plain_bytes = {"raw": 0, "lossless": elements, "q8": 0}[name.split(":")[2].split(".")[0]]
+    profile = name.split(":")[2].split(".")[0]
+    plain_bytes = {"raw": 0, "lossless": elements, "q8": 0, "balanced": 0}[profile]
     at = HEADER + blocks * ENTRY
     side, at = plain[at : at + side_bytes], at + side_bytes
     table = tags = body = b""
