@@ -99,6 +99,22 @@ void AddMemoryAndSaveRows(const Metrics& metrics, RowList& rows) {
            "Bytes of objects in the store; 0 when it cannot tell.", metrics.store_bytes);
 }
 
+void AddCodecEngineRows(const Metrics& metrics, RowList& rows) {
+  rows.Add("shadowserve_codec_engine_up", MetricType::kGauge,
+           "1 while a hardware codec engine answers; 0 when none is configured, or it is gone.",
+           metrics.codec_engine_up);
+  rows.Add("shadowserve_codec_engine_inflight", MetricType::kGauge,
+           "Blocks at the codec engine at this moment.", metrics.codec_engine_inflight);
+  rows.Add("shadowserve_codec_engine_blocks_total", MetricType::kCounter,
+           "Blocks that the codec engine decoded.", metrics.codec_engine_blocks);
+  rows.AddEach("shadowserve_codec_engine_bytes_total", MetricType::kCounter,
+               "Bytes that the codec engine read (coded) and wrote (symbols).", "kind",
+               metrics.codec_engine_bytes);
+  rows.AddEach("shadowserve_codec_engine_fallbacks_total", MetricType::kCounter,
+               "Coded blocks that software decoded although a codec engine is configured, by why.",
+               "reason", metrics.codec_engine_fallbacks);
+}
+
 void AddServerRows(const Metrics& metrics, RowList& rows) {
   for (const ServerMetrics& server : metrics.store_servers.rows()) {
     if (ServerTable::IsShared(server)) continue;
@@ -175,6 +191,15 @@ std::string_view LabelName(DropLabel label) {
                                                  "store_error", "engine_gone", "read_error",
                                                  "shutdown", "quota"}),
                 label);
+}
+
+std::string_view LabelName(CodecFallbackLabel label) {
+  return NameIn(
+      std::to_array<std::string_view>({"codec", "size", "refused", "failed", "gone"}), label);
+}
+
+std::string_view LabelName(CodecBytesLabel label) {
+  return NameIn(std::to_array<std::string_view>({"coded", "symbols"}), label);
 }
 
 std::string_view LabelName(CorruptLabel label) {
@@ -266,6 +291,7 @@ std::vector<MetricRow> Rows(const Metrics& metrics) {
   RowList rows;
   AddFetchRows(metrics, rows);
   AddMemoryAndSaveRows(metrics, rows);
+  AddCodecEngineRows(metrics, rows);
   AddServerRows(metrics, rows);
   return rows.Take();
 }

@@ -118,6 +118,9 @@ enum class DropLabel : uint8_t {
   kQuota,
   kCount
 };
+// Blocks that a codec engine handed back to software, or never got.
+enum class CodecFallbackLabel : uint8_t { kCodec, kSize, kRefused, kFailed, kGone, kCount };
+enum class CodecBytesLabel : uint8_t { kCoded, kSymbols, kCount };
 enum class CorruptLabel : uint8_t { kSegment, kMarker, kBlock, kName, kAuth, kCount };
 enum class RoleLabel : uint8_t { kScheduler, kWorker, kCount };
 // Of a server of the store.
@@ -141,6 +144,8 @@ std::string_view LabelName(PoolLabel label);
 std::string_view LabelName(SlabStateLabel label);
 std::string_view LabelName(SaveLabel label);
 std::string_view LabelName(DropLabel label);  // also the <reason> of SaveDone "dropped:<reason>"
+std::string_view LabelName(CodecFallbackLabel label);
+std::string_view LabelName(CodecBytesLabel label);
 std::string_view LabelName(CorruptLabel label);
 std::string_view LabelName(RoleLabel label);
 std::string_view LabelName(ServerEventLabel label);
@@ -207,6 +212,12 @@ struct Metrics {
   Labelled<SaveLabel, Counter> saves;
   Labelled<DropLabel, Counter> saves_dropped;
   Labelled<CorruptLabel, Counter> corrupt;
+  // Of the hardware engine that decodes blocks (codec.engine); all 0 without one.
+  Gauge codec_engine_up;
+  Gauge codec_engine_inflight;
+  Counter codec_engine_blocks;
+  Labelled<CodecBytesLabel, Counter> codec_engine_bytes;
+  Labelled<CodecFallbackLabel, Counter> codec_engine_fallbacks;
   Labelled<RoleLabel, Gauge> sessions;
   // Set by the exporter's refresh callback, just before a scrape.
   Gauge store_objects;

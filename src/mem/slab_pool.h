@@ -71,6 +71,7 @@ class SlabPool {
   bool TryTakeAll(std::span<SlabLease> leases);
 
   const std::string& name() const { return name_; }
+  std::span<std::byte> memory() const { return region_.bytes(); }  // that all slabs lie in
   uint64_t slab_bytes() const { return slab_bytes_; }
   uint32_t slab_count() const { return slab_count_; }
   uint32_t free_count() const { return free_count_.load(std::memory_order_relaxed); }

@@ -58,6 +58,8 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     // For measurements of the control path alone: a granted load ends well without a byte fetched.
     // Its pages hold anything, so no config key reaches this (app/run_daemon.h).
     bool control_path_only = false;
+    BlockEngine* engine = nullptr;  // decodes blocks where it can; outlives the pipeline
+    int64_t engine_answer_ns = EnginePort::Options{}.answer_ns;
   };
   // All pointers outlive the pipeline. With a `seal` (keys) only what it vouches for is loaded; the
   // `crew`, if there is one, then has the same keys.
@@ -82,6 +84,8 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   // crew and runs one here. True when anything moved.
   bool Turn();
   bool idle() const { return loads_.empty(); }
+  // Blocks are with the codec engine, which has nothing that could be waited on.
+  bool engine_busy() const { return decoder_->engine_busy(); }
   // The next deadline, or INT64_MAX.
   int64_t next_deadline_ns() const;
   // A slab for work beside the fetches (tools); may be invalid.

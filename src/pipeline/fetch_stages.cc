@@ -136,10 +136,11 @@ void FetchPipeline::Dequeue(Part* part) {
 
 bool FetchPipeline::CanDecode(const Part& part) const {
   if (part.lent) return false;
-  if (part.reads_left == 0) return true;
   // When all blocks are written, still only the read's completion says that nothing follows them.
   const DecodeCursor& cursor = part.job.cursor;
-  if (cursor.begun()) return cursor.blocks_left > 0 && cursor.CanStep(part.arrived);
+  if (cursor.done()) return part.reads_left == 0;
+  if (cursor.begun()) return decoder_->CanStep(cursor, part.arrived);
+  if (part.reads_left == 0) return true;
   return part.arrived >= SegmentSideEnd(part.name.form(), part.shape, seal_ != nullptr);
 }
 

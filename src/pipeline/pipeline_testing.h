@@ -243,6 +243,8 @@ struct BenchOptions {
   uint32_t crew = 0;     // threads that decode beside the test's own
   std::vector<AuthKey> keys = {};
   SealAlgorithm cipher = SealAlgorithm::kGmac;
+  BlockEngine* engine = nullptr;
+  int64_t engine_answer_ns = 60 * kNsPerSecond;  // real time: a slow machine is no vanished engine
 };
 
 // A key of one repeated byte.
@@ -338,7 +340,7 @@ struct PipelineBench {
   bool held = true;     // ...with this
   size_t reads_answered = 0;
 
-  uint32_t joins;
+  FetchPipeline::Options fetch_options;
   uint32_t crew_threads;
 
   explicit PipelineBench(const BenchOptions& options = {})
@@ -348,7 +350,9 @@ struct PipelineBench {
         transfers(&metrics, &clock),
         fetch_slabs(SlabPool::Create("fetch", uint64_t{5} << 20, options.fetch_slabs).value()),
         save_slabs(SlabPool::Create("save", uint64_t{5} << 20, options.save_slabs).value()),
-        joins(options.joins),
+        fetch_options{.joins_inflight_max = options.joins,
+                      .engine = options.engine,
+                      .engine_answer_ns = options.engine_answer_ns},
         crew_threads(options.crew) {
     Rekey(options.keys, options.cipher);
   }
@@ -363,8 +367,8 @@ struct PipelineBench {
     if (crew_threads > 0) {
       crew = DecodeCrew::Create(CrewCpus(crew_threads), keys, cipher, &metrics, &clock).value();
     }
-    fetch = FetchPipeline::Create({joins}, fetch_slabs.get(), &port, &transfers, &metrics, &clock,
-                                  &events, seal.get(), crew.get())
+    fetch = FetchPipeline::Create(fetch_options, fetch_slabs.get(), &port, &transfers, &metrics,
+                                  &clock, &events, seal.get(), crew.get())
                 .value();
     save = SavePipeline::Create(save_slabs.get(), &port, &transfers, &metrics, &clock, &events,
                                 seal.get(), quota.get())
@@ -401,7 +405,8 @@ struct PipelineBench {
   // Until nothing moves any more. Disk stores complete a little later: a bound on idle turns.
   void Settle() {
     for (int idle = 0; idle < 2000;) {
-      idle = Turn() || port.inflight() > 0 || steps_out() ? 0 : idle + 1;
+      const bool busy = port.inflight() > 0 || steps_out() || fetch->engine_busy();
+      idle = Turn() || busy ? 0 : idle + 1;
     }
   }
 

@@ -8,13 +8,17 @@
 namespace shadowserve {
 
 Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics, const Clock* clock,
-                                                               Seal* seal) {
+                                                               Seal* seal,
+                                                               const EnginePort::Options& engine) {
   SS_TRY_ASSIGN(Coders coders, Coders::Create());
   auto decoder =
       std::unique_ptr<SegmentDecoder>(new SegmentDecoder(std::move(coders), metrics, clock, seal));
   // Blocks of raw fp16/bf16 have two bytes of symbols per element; they are never decoded into
   // here.
   decoder->symbols_.resize(size_t{kBlockSymbolsMax} * 2);
+  if (engine.engine != nullptr) {
+    SS_TRY_ASSIGN(decoder->engine_, EnginePort::Create(engine, metrics));
+  }
   return decoder;
 }
 
@@ -31,41 +35,96 @@ Status SegmentDecoder::Begin(const DecodeTask& task, DecodeCursor* cursor) {
   return OkStatus();
 }
 
+bool SegmentDecoder::CanBegin(const DecodeCursor& cursor, uint64_t arrived) const {
+  if (cursor.blocks_left == 0 || cursor.reader->NextBlockEnd() > arrived) return false;
+  return engine_ == nullptr || engine_->gone() || engine_->has_room();
+}
+
+bool SegmentDecoder::CanStep(const DecodeCursor& cursor, uint64_t arrived) const {
+  return cursor.done() || cursor.engine.finished != EnginePort::kNoSlot ||
+         CanBegin(cursor, arrived);
+}
+
 Result<bool> SegmentDecoder::Step(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks) {
   if (seal_ != nullptr) cursor->reader->UseSeal(seal_);
-  for (; blocks > 0 && cursor->blocks_left > 0 && cursor->CanStep(arrived); --blocks) {
-    --cursor->blocks_left;
-    SS_TRY(DecodeBlock(cursor));
+  Status status;
+  for (; blocks > 0 && status.ok(); --blocks) {
+    if (cursor->engine.finished != EnginePort::kNoSlot) {
+      status = FinishBlock(cursor);
+    } else if (CanBegin(*cursor, arrived)) {
+      status = BeginBlock(cursor);
+    } else {
+      break;
+    }
   }
-  if (cursor->blocks_left > 0) return false;
+  if (!status.ok()) {
+    Abandon(cursor);
+    return status;
+  }
+  if (engine_ != nullptr) engine_->Flush();
+  if (!cursor->done()) return false;
   StoreFence();
   return true;
 }
 
-Status SegmentDecoder::DecodeBlock(DecodeCursor* cursor) {
-  const DecodeTask& task = cursor->task;
+void SegmentDecoder::Abandon(DecodeCursor* cursor) {
+  if (engine_ != nullptr) engine_->Abandon(&cursor->engine);
+}
+
+Status SegmentDecoder::BeginBlock(DecodeCursor* cursor) {
+  --cursor->blocks_left;
   const BlockView block = cursor->reader->NextBlock();
-  pieces_.clear();
-  task.rank->AppendPieces(task.shape, block.range, task.pages, task.first_token, task.target,
-                          &pieces_);
   const int64_t start_ns = clock_->NowNs();
   // Checked also where nothing of the block is wanted: a damaged object must not stay.
   SS_TRY(block.Verify());
+  if (block.codec != CodecId::kNone && engine_ != nullptr && engine_->Takes(block)) {
+    engine_->Submit(&cursor->engine, block);
+    CountStage(metrics_, StageLabel::kDecode, start_ns, clock_->NowNs(), cursor->task.name, false);
+    return OkStatus();
+  }
+  return DecodeAndWrite(cursor, block, start_ns);
+}
+
+// A block that came back from the engine, decoded or not.
+Status SegmentDecoder::FinishBlock(DecodeCursor* cursor) {
+  const EnginePort::Finished finished = engine_->TakeFinished(&cursor->engine);
+  Status status;
+  if (!finished.symbols.empty()) {
+    WriteBlock(cursor, finished.block, finished.symbols);
+  } else {
+    status = DecodeAndWrite(cursor, finished.block, clock_->NowNs());
+  }
+  engine_->Release(&cursor->engine, finished.slot);
+  return status;
+}
+
+// In software. `start_ns`: since when the block is worked on.
+Status SegmentDecoder::DecodeAndWrite(DecodeCursor* cursor, const BlockView& block,
+                                      int64_t start_ns) {
   std::span<const std::byte> symbols = block.coded();
   if (block.codec != CodecId::kNone) {
     const std::span<std::byte> out = std::span(symbols_).first(block.symbol_bytes);
     SS_TRY(coders_.codec(block.codec).Decode(symbols, out));
     symbols = out;
   }
-  const int64_t decoded_ns = clock_->NowNs();
-  CountStage(metrics_, StageLabel::kDecode, start_ns, decoded_ns, task.name, false);
-  if (pieces_.empty()) return OkStatus();
+  CountStage(metrics_, StageLabel::kDecode, start_ns, clock_->NowNs(), cursor->task.name, false);
+  WriteBlock(cursor, block, symbols);
+  return OkStatus();
+}
+
+void SegmentDecoder::WriteBlock(DecodeCursor* cursor, const BlockView& block,
+                                std::span<const std::byte> symbols) {
+  const DecodeTask& task = cursor->task;
+  pieces_.clear();
+  task.rank->AppendPieces(task.shape, block.range, task.pages, task.first_token, task.target,
+                          &pieces_);
+  if (pieces_.empty()) return;
+  const int64_t start_ns = clock_->NowNs();
   coders_.quantizer(task.name.form())
       .DequantizeBlock(task.shape, block.range, cursor->reader->side(), block.plain(), symbols,
                        pieces_, task.rank->direct());
-  CountStage(metrics_, StageLabel::kDequantize, decoded_ns, clock_->NowNs(), task.name, false);
+  CountStage(metrics_, StageLabel::kDequantize, start_ns, clock_->NowNs(), task.name, false);
   CountBytes(cursor, block);
-  return OkStatus();
 }
 
 void SegmentDecoder::CountBytes(DecodeCursor* cursor, const BlockView& block) {

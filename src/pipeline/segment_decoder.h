@@ -6,6 +6,10 @@
 // dequantize run back to back, the page-layout scatter is part of the address computation. Works in
 // steps of a few blocks, so that one thread can interleave segments, stores and saves.
 //
+// With a codec engine, checked blocks are handed to it ahead and written, in any order, once they
+// are decoded; whatever it does not take or does not decode is decoded here, as without it. What is
+// damaged, only software says.
+//
 // Owner thread: one. Steady state allocates nothing.
 #ifndef SHADOWSERVE_PIPELINE_SEGMENT_DECODER_H_
 #define SHADOWSERVE_PIPELINE_SEGMENT_DECODER_H_
@@ -22,6 +26,7 @@
 #include "base/result.h"
 #include "format/segment.h"
 #include "pipeline/coders.h"
+#include "pipeline/engine_port.h"
 #include "pipeline/page_map.h"
 
 namespace shadowserve {
@@ -37,46 +42,62 @@ struct DecodeTask {
 };
 
 // A segment under work: as many as wanted at a time, so that one whose bytes are still on their way
-// holds up nobody. Lent to the decoder from Begin until Step says done or fails.
+// holds up nobody. Lent to the decoder, and not moved, from Begin until Step says done or fails, or
+// Abandon.
 struct DecodeCursor {
   DecodeTask task;
   std::optional<SegmentReader> reader;
-  uint32_t blocks_left = 0;
-  uint64_t kv_bytes = 0;  // written so far
+  uint32_t blocks_left = 0;   // not begun
+  EnginePort::Client engine;  // begun, with the engine or decoded by it
+  uint64_t kv_bytes = 0;      // written so far
 
   bool begun() const { return reader.has_value(); }
-  // Whether the next step finds all bytes that it needs among the object's first `arrived`.
-  bool CanStep(uint64_t arrived) const {
-    return blocks_left == 0 || reader->NextBlockEnd() <= arrived;
-  }
+  bool done() const { return begun() && blocks_left == 0 && engine.out == 0; }
 };
 
 class SegmentDecoder {
  public:
-  // `metrics`, `clock` and `seal` outlive the decoder. With a `seal` only sealed segments are
-  // taken.
+  // `metrics`, `clock`, `seal` and `engine.engine` outlive the decoder. With a `seal` only sealed
+  // segments are taken.
   static Result<std::unique_ptr<SegmentDecoder>> Create(Metrics* metrics, const Clock* clock,
-                                                        Seal* seal = nullptr);
+                                                        Seal* seal = nullptr,
+                                                        const EnginePort::Options& engine = {});
 
   // Starts a segment; what `task` refers to is lent. Of task.object at least the first
   // SegmentSideEnd bytes must be there. kCorrupt: it is not to be trusted, nothing was written.
   Status Begin(const DecodeTask& task, DecodeCursor* cursor);
+  // Whether a step finds something to do: a block whose bytes are among the object's first
+  // `arrived` and that has room, one that the engine has finished, or nothing left.
+  bool CanStep(const DecodeCursor& cursor, uint64_t arrived) const;
   // Works on up to `blocks` blocks, as far as the object's first `arrived` bytes go. True when the
   // segment is complete and its writes are fenced. kCorrupt: some pages may have been written; the
-  // segment ends here.
+  // segment ends here, and nothing touches it any more.
   Result<bool> Step(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks);
+  // Ends a segment early, begun or not: afterwards nothing reads its object, or only an engine that
+  // is gone (engine_port.h). Waits for the engine: as long as it takes for a few blocks.
+  void Abandon(DecodeCursor* cursor);
+
+  // Looks for blocks that the engine has finished; true when there were some.
+  bool Poll() { return engine_ != nullptr && engine_->Poll(); }
+  // Blocks are with the engine: Poll again soon.
+  bool engine_busy() const { return engine_ != nullptr && engine_->busy(); }
 
  private:
   SegmentDecoder(Coders coders, Metrics* metrics, const Clock* clock, Seal* seal)
       : coders_(std::move(coders)), metrics_(metrics), clock_(clock), seal_(seal) {}
-  Status DecodeBlock(DecodeCursor* cursor);
+  bool CanBegin(const DecodeCursor& cursor, uint64_t arrived) const;
+  Status BeginBlock(DecodeCursor* cursor);
+  Status FinishBlock(DecodeCursor* cursor);
+  Status DecodeAndWrite(DecodeCursor* cursor, const BlockView& block, int64_t start_ns);
+  void WriteBlock(DecodeCursor* cursor, const BlockView& block, std::span<const std::byte> symbols);
   void CountBytes(DecodeCursor* cursor, const BlockView& block);
 
   Coders coders_;
   Metrics* metrics_;
   const Clock* clock_;
   Seal* seal_;
-  std::vector<std::byte> symbols_;  // one decoded block
+  std::unique_ptr<EnginePort> engine_;  // null: software alone
+  std::vector<std::byte> symbols_;      // one block decoded here
   std::vector<PlanePiece> pieces_;
 };
 

@@ -1,0 +1,127 @@
+// Blocks on their way through a codec engine, and the buffers that it decodes them into.
+//
+// There are as many SLOTS as the engine takes operations: one decoded block each, in memory that is
+// made at start. A block holds its slot from Submit until Release, so that decoded blocks wait for
+// nobody. Blocks belong to a CLIENT (a segment under work), which finds its finished ones in a
+// list.
+//
+// The engine is not trusted to answer. One that has not completed an operation within `answer_ns`,
+// or that completes what was not asked, is GONE for good: what is outstanding
+// finishes as kUnavailable (software decodes it from the wire bytes, which are still there), and
+// none of its slots is used again. So a late write lands in memory that nobody reads. What a late
+// read may see then is whatever came into the wire slab; it only decides about such a write.
+// Before the memory goes, the engine is stopped; if that fails the process ends, which is
+// better than memory that is given back and written to.
+//
+// Owner thread: one. Steady state allocates nothing.
+#ifndef SHADOWSERVE_PIPELINE_ENGINE_PORT_H_
+#define SHADOWSERVE_PIPELINE_ENGINE_PORT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "codec/block_engine.h"
+#include "format/segment.h"
+#include "mem/slab_pool.h"
+
+namespace shadowserve {
+
+class EnginePort {
+ public:
+  static constexpr uint32_t kDepthMax = 64;
+  static constexpr uint32_t kNoSlot = UINT32_MAX;
+
+  struct Options {
+    BlockEngine* engine = nullptr;         // null: software alone
+    std::span<std::byte> wire = {};        // where coded bytes lie; outlives the port
+    int64_t answer_ns = kNsPerSecond / 4;  // the longest that an operation may take
+  };
+
+  // Of a segment under work. REQUIRES when it dies: out == 0.
+  struct Client {
+    uint32_t out = 0;  // blocks that hold a slot
+    uint32_t finished = kNoSlot;
+  };
+
+  struct Finished {
+    uint32_t slot = kNoSlot;
+    BlockView block;
+    // Empty: the engine did not decode it.
+    std::span<const std::byte> symbols;
+  };
+
+  // kUnsupported when the engine's operations are too small for this format's blocks.
+  static Result<std::unique_ptr<EnginePort>> Create(const Options& options, Metrics* metrics);
+  ~EnginePort();  // REQUIRES: no client has blocks. Stops an engine that is gone.
+  EnginePort(const EnginePort&) = delete;
+  EnginePort& operator=(const EnginePort&) = delete;
+
+  bool gone() const { return gone_; }
+  bool has_room() const { return !free_.empty() && !gone_; }
+  // Blocks that the engine has yet to finish.
+  bool busy() const { return !gone_ && waiting_.size() + out_ > 0; }
+  // Whether a block of this codec and size is the engine's; otherwise counts why not.
+  bool Takes(const BlockView& block);
+
+  // REQUIRES: has_room(), Takes(block), and the block is verified. Given to the engine by Flush.
+  void Submit(Client* client, const BlockView& block);
+  void Flush();
+  // True when blocks were finished.
+  bool Poll();
+
+  // REQUIRES: client->finished != kNoSlot.
+  Finished TakeFinished(Client* client);
+  // `slot` of TakeFinished: its symbols are read no more.
+  void Release(Client* client, uint32_t slot);
+  // Forgets a client's blocks and waits until the engine touches none of them, or is gone
+  // (bounded by answer_ns).
+  void Abandon(Client* client);
+
+ private:
+  enum class State : uint8_t { kFree, kWaiting, kOut, kFinished, kTaken };
+  struct Slot {
+    State state = State::kFree;
+    uint32_t next = kNoSlot;  // in the client's list
+    int64_t sent_ns = 0;      // in watched_ns_
+    uint32_t round = 0;       // tells this use of the slot from those before
+    Client* client = nullptr;
+    StatusCode code = StatusCode::kUnavailable;
+    BlockView block;
+    std::span<std::byte> room;
+  };
+
+  EnginePort(const Options& options, Metrics* metrics) : options_(options), metrics_(metrics) {}
+  void Finish(uint32_t index, StatusCode code);
+  void Free(uint32_t index);
+  bool Complete(const EngineDone& done);
+  void RefuseWaiting();
+  bool IsLate() const;
+  void GoneBecause(std::string_view why);
+  void CountInflight();
+
+  Options options_;
+  Metrics* metrics_;
+  SteadyClock clock_;  // of the engine's answers: real also where the pipeline's clock is not
+  Region arena_;
+  std::unique_ptr<EngineQueue> queue_;
+  std::vector<Slot> slots_;
+  std::vector<uint32_t> free_;
+  std::vector<uint32_t> waiting_;  // submitted, not with the engine yet
+  uint32_t out_ = 0;               // with the engine
+  int64_t polled_ns_ = 0;          // when somebody last looked
+  // Time in which the engine was looked at: a pause of the whole process is not the engine's fault.
+  int64_t watched_ns_ = 0;
+  bool memory_added_ = false;
+  bool gone_ = false;
+};
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_PIPELINE_ENGINE_PORT_H_

@@ -1,0 +1,319 @@
+// Loads through a codec engine that is in this process and misbehaves as told: the bytes are right,
+// or the load fails; slabs and blocks come home.
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "codec/fake_engine_testing.h"
+#include "pipeline/pipeline_testing.h"
+
+namespace shadowserve::testing {
+namespace {
+
+constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};
+constexpr ModelShape kWide{5, 16, 128, KvDtype::kBf16, 2};
+constexpr StoredForm kDeflated{Profile::kLossless, CodecId::kDeflate};
+constexpr EngineLimits kLimits{65'535, 16};
+constexpr uint32_t kChunks = 3;
+constexpr uint32_t kPagesPerChunk = 2;
+
+// Chunks saved in one form, and an engine's memory to load them into.
+struct EngineBench {
+  FakeEngine engine;
+  PipelineBench bench;
+  EngineMemory from;
+  EngineMemory to;
+  std::vector<uint32_t> pages;
+  uint64_t next_id = 1;
+
+  explicit EngineBench(StoredForm form = kDeflated, EngineLimits limits = kLimits,
+                       const ModelShape& shape = kShape, bool direct = true,
+                       BenchOptions options = {})
+      : engine(limits),
+        bench(With(std::move(options), &engine)),
+        from(shape, 128, kChunks * kPagesPerChunk, Form::kCpuVec, true),
+        to(shape, 128, kChunks * kPagesPerChunk, Form::kCpuVec, direct),
+        pages(kChunks * kPagesPerChunk),
+        form_(form) {
+    std::iota(pages.begin(), pages.end(), 0);
+    from.Fill(11);
+    for (uint32_t i = 0; i < kChunks; ++i) {
+      bench.SaveChunk(next_id++, from, KeyOf(i), {2 * i, 2 * i + 1}, form);
+    }
+    bench.Settle();
+  }
+  static BenchOptions With(BenchOptions options, BlockEngine* engine) {
+    options.engine = engine;
+    return options;
+  }
+
+  uint64_t Start() {
+    std::fill(to.bytes.begin(), to.bytes.end(), std::byte{0});
+    std::vector<ChunkKey> keys;
+    for (uint32_t i = 0; i < kChunks; ++i) keys.push_back(KeyOf(i));
+    bench.LoadChunks(next_id, to, std::move(keys), pages, form_);
+    return next_id++;
+  }
+  Status Load() {
+    const uint64_t id = Start();
+    bench.Settle();
+    return bench.events.loads.at(id).status;
+  }
+  // Both memories have one form, and the chunks fill them.
+  bool Same() const { return from.bytes == to.bytes; }
+  bool AtRest() const {
+    return bench.fetch_slabs->free_count() == bench.fetch_slabs->slab_count() &&
+           engine.outstanding() == 0 && !bench.fetch->engine_busy();
+  }
+  uint64_t decoded() const { return bench.metrics.codec_engine_blocks.value(); }
+  uint64_t fallbacks(CodecFallbackLabel label) const {
+    return bench.metrics.codec_engine_fallbacks[label].value();
+  }
+
+ private:
+  StoredForm form_;
+};
+
+TEST(CodecEngineTest, AllBlocksOfADeflatedLoadGoThroughTheEngine) {
+  for (const bool direct : {true, false}) {
+    EngineBench bench(kDeflated, kLimits, kWide, direct);
+    ASSERT_TRUE(bench.Load().ok());
+    EXPECT_TRUE(bench.Same());
+    EXPECT_TRUE(bench.AtRest());
+    EXPECT_GT(bench.decoded(), 100u);
+    EXPECT_EQ(bench.decoded(), bench.engine.asked);
+    for (size_t i = 0; i < static_cast<size_t>(CodecFallbackLabel::kCount); ++i) {
+      EXPECT_EQ(bench.fallbacks(static_cast<CodecFallbackLabel>(i)), 0u) << i;
+    }
+    EXPECT_EQ(bench.bench.metrics.codec_engine_up.value(), 1);
+    EXPECT_EQ(bench.bench.metrics.codec_engine_inflight.value(), 0);
+  }
+}
+
+TEST(CodecEngineTest, TheEngineKnowsTheSlabsAndItsOutputBuffersWhileThePipelineLives) {
+  EngineBench bench;
+  EXPECT_EQ(bench.engine.memory.size(), 2u);
+  bench.bench.Rekey({});
+  EXPECT_EQ(bench.engine.memory.size(), 2u);
+  bench.bench.fetch.reset();
+  EXPECT_TRUE(bench.engine.memory.empty());
+  EXPECT_FALSE(bench.engine.stopped);
+}
+
+TEST(CodecEngineTest, QuantizedSealedAndEncryptedLoadsGoThroughTheEngineToo) {
+  for (const SealAlgorithm cipher : {SealAlgorithm::kGmac, SealAlgorithm::kAes256Gcm}) {
+    EngineBench sealed(kDeflated, kLimits, kShape, true,
+                       {.keys = {KeyOfByte(1, 7)}, .cipher = cipher});
+    ASSERT_TRUE(sealed.Load().ok());
+    EXPECT_TRUE(sealed.Same());
+    EXPECT_GT(sealed.decoded(), 10u);
+  }
+  EngineBench bench({Profile::kQ8, CodecId::kDeflate});
+  ASSERT_TRUE(bench.Load().ok());
+  const std::vector<std::byte> through_engine = bench.to.bytes;
+  EXPECT_GT(bench.decoded(), 10u);
+  bench.bench.fetch_options.engine = nullptr;
+  bench.bench.Rekey({});
+  ASSERT_TRUE(bench.Load().ok());
+  EXPECT_EQ(bench.to.bytes, through_engine);
+}
+
+TEST(CodecEngineTest, BlocksOfAnotherCodecAndThoseTooLargeAreDecodedInSoftware) {
+  EngineBench zstd({Profile::kLossless, CodecId::kZstd});
+  ASSERT_TRUE(zstd.Load().ok());
+  EXPECT_TRUE(zstd.Same());
+  EXPECT_EQ(zstd.engine.asked, 0u);
+  EXPECT_GT(zstd.fallbacks(CodecFallbackLabel::kCodec), 10u);
+
+  // Raw bf16 has two bytes of symbols per element: blocks of up to 64 KiB.
+  EngineBench raw({Profile::kRaw, CodecId::kDeflate}, {40'000, 16});
+  ASSERT_TRUE(raw.Load().ok());
+  EXPECT_TRUE(raw.Same());
+  EXPECT_EQ(raw.engine.asked, 0u);
+  EXPECT_GT(raw.fallbacks(CodecFallbackLabel::kSize), 10u);
+}
+
+TEST(CodecEngineTest, AnEngineWithTooSmallOperationsIsRefusedAtStart) {
+  for (const EngineLimits limits : {EngineLimits{20'000, 16}, EngineLimits{65'535, 0}}) {
+    FakeEngine engine(limits);
+    Metrics metrics;
+    EXPECT_EQ(EnginePort::Create({.engine = &engine}, &metrics).status().code(),
+              StatusCode::kUnsupported);
+    EXPECT_TRUE(engine.memory.empty());
+  }
+}
+
+TEST(CodecEngineTest, WhatTheEngineRefusesOrFailsSoftwareDecodes) {
+  EngineBench bench;
+  bench.engine.faults = {.refuse = 100};
+  ASSERT_TRUE(bench.Load().ok());
+  EXPECT_TRUE(bench.Same());
+  EXPECT_EQ(bench.decoded(), 0u);
+  EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kRefused), 10u);
+
+  bench.engine.faults = {.fail = 100};
+  ASSERT_TRUE(bench.Load().ok());
+  EXPECT_TRUE(bench.Same());
+  EXPECT_EQ(bench.decoded(), 0u);
+  EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kFailed), 10u);
+
+  // It is not gone: what it does well counts again.
+  bench.engine.faults = {};
+  ASSERT_TRUE(bench.Load().ok());
+  EXPECT_TRUE(bench.Same());
+  EXPECT_GT(bench.decoded(), 10u);
+  EXPECT_TRUE(bench.AtRest());
+}
+
+TEST(CodecEngineTest, AnyMixOfDelayRefusalFailureAndOrderGivesTheRightBytes) {
+  EngineBench bench(kDeflated, {65'535, 7}, kWide);
+  std::minstd_rand random(3);
+  for (int round = 0; round < 40; ++round) {
+    bench.engine.faults = {.refuse = static_cast<uint32_t>(random() % 60),
+                           .fail = static_cast<uint32_t>(random() % 50),
+                           .hold = static_cast<uint32_t>(random() % 95),
+                           .reorder = random() % 2 == 0};
+    ASSERT_TRUE(bench.Load().ok());
+    ASSERT_TRUE(bench.Same()) << round;
+    ASSERT_TRUE(bench.AtRest());
+  }
+  EXPECT_GT(bench.decoded(), 1000u);
+  EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kFailed), 100u);
+}
+
+TEST(CodecEngineTest, AVanishedEngineIsGivenUpOnceAndItsLateWritesHarmNobody) {
+  for (const uint64_t after : {uint64_t{0}, uint64_t{1}, uint64_t{17}}) {
+    EngineBench bench(kDeflated, kLimits, kShape, true, {.engine_answer_ns = 2 * kNsPerMs});
+    bench.engine.faults = {.vanish_after = after};
+    ASSERT_TRUE(bench.Load().ok());
+    EXPECT_TRUE(bench.Same());
+    EXPECT_EQ(bench.decoded(), after);
+    EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kGone), 10u);
+    EXPECT_EQ(bench.bench.metrics.codec_engine_up.value(), 0);
+    EXPECT_GT(bench.engine.outstanding(), 0u);
+    const uint64_t asked = bench.engine.asked;
+    bench.Start();
+    for (int turn = 0; turn < 2000; ++turn) {
+      bench.engine.WriteLate();
+      bench.bench.Turn();
+    }
+    EXPECT_TRUE(bench.bench.events.loads.rbegin()->second.status.ok());
+    EXPECT_TRUE(bench.Same());
+    // It may even come back: nobody asks.
+    bench.engine.faults = {};
+    ASSERT_TRUE(bench.Load().ok());
+    EXPECT_TRUE(bench.Same());
+    EXPECT_EQ(bench.engine.asked, asked);
+    EXPECT_FALSE(bench.engine.stopped);
+    bench.bench.fetch.reset();  // takes the memory away: only from a stopped engine
+    EXPECT_TRUE(bench.engine.stopped);
+  }
+}
+
+TEST(CodecEngineDeathTest, MemoryIsNotUnmappedUnderAnEngineThatDoesNotStop) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_DEATH(
+      {
+        EngineBench bench(kDeflated, kLimits, kShape, true, {.engine_answer_ns = kNsPerMs});
+        bench.engine.faults = {.vanish_after = 0};
+        bench.engine.stoppable = false;
+        (void)bench.Load();
+        bench.bench.fetch.reset();
+      },
+      "does not stop");
+}
+
+TEST(CodecEngineTest, AnEngineThatAnswersWhatWasNotAskedIsGone) {
+  EngineBench bench;
+  bench.engine.faults.answers_twice = true;
+  ASSERT_TRUE(bench.Load().ok());
+  EXPECT_TRUE(bench.Same());
+  EXPECT_EQ(bench.bench.metrics.codec_engine_up.value(), 0);
+}
+
+TEST(CodecEngineTest, ACancelledLoadGivesItsSlabsBackWhenTheEngineIsDoneWithThem) {
+  EngineBench bench(kDeflated, kLimits, kWide);
+  std::minstd_rand random(4);
+  for (int round = 0; round < 60; ++round) {
+    bench.engine.faults = {.hold = static_cast<uint32_t>(random() % 99), .reorder = true};
+    const uint64_t id = bench.Start();
+    const uint32_t turns = static_cast<uint32_t>(random() % 40);
+    for (uint32_t turn = 0; turn < turns; ++turn) bench.bench.Turn();
+    bench.bench.fetch->Cancel(id, StatusCode::kCancelled, "test");
+    // At once, but for reads of the store.
+    EXPECT_EQ(bench.engine.outstanding(), 0u);
+    bench.bench.Settle();
+    ASSERT_EQ(bench.bench.events.loads.count(id), 1u);
+    ASSERT_TRUE(bench.AtRest());
+  }
+  bench.engine.faults = {};
+  ASSERT_TRUE(bench.Load().ok());
+  EXPECT_TRUE(bench.Same());
+}
+
+TEST(CodecEngineTest, ACancelledLoadWaitsNoLongerThanTheEngineMayStaySilent) {
+  EngineBench bench(kDeflated, kLimits, kWide, true, {.engine_answer_ns = 2 * kNsPerMs});
+  bench.engine.faults = {.vanish_after = 0};
+  const uint64_t id = bench.Start();
+  while (bench.engine.asked == 0) bench.bench.Turn();
+  bench.bench.fetch->Cancel(id, StatusCode::kCancelled, "test");
+  bench.bench.Settle();
+  EXPECT_EQ(bench.bench.events.loads.at(id).status.code(), StatusCode::kCancelled);
+  EXPECT_EQ(bench.bench.fetch_slabs->free_count(), bench.bench.fetch_slabs->slab_count());
+  ASSERT_TRUE(bench.Load().ok());
+  EXPECT_TRUE(bench.Same());
+}
+
+// What software would refuse is refused, whatever the engine says about blocks beside it.
+TEST(CodecEngineTest, DamageIsFoundBeforeABlockReachesTheEngine) {
+  EngineBench bench;
+  std::minstd_rand random(6);
+  std::vector<ObjectName> segments;
+  for (const ObjectName& name : bench.bench.Objects()) {
+    if (name.kind == ObjectKind::kSegment) segments.push_back(name);
+  }
+  bench.engine.faults = {.hold = 50, .reorder = true};
+  for (int round = 0; round < 20 && !segments.empty(); ++round) {
+    const uint64_t decoded_before = bench.decoded();
+    size_t at = 0;
+    std::byte old{};
+    const ObjectName& name = segments[random() % segments.size()];
+    const auto flip = [&](std::vector<std::byte>& bytes) {
+      at = bytes.size() / 2 + random() % (bytes.size() / 2);
+      old = bytes[at];
+      bytes[at] ^= std::byte{0x10};
+    };
+    bench.bench.Tamper(name, flip);
+    const Status status = bench.Load();
+    EXPECT_EQ(status.code(), StatusCode::kCorrupt) << status.ToString();
+    EXPECT_TRUE(bench.AtRest());
+    EXPECT_GE(bench.decoded(), decoded_before);
+    // The damaged object is gone: save it again.
+    for (uint32_t i = 0; i < kChunks; ++i) {
+      bench.bench.SaveChunk(bench.next_id++, bench.from, KeyOf(i), {2 * i, 2 * i + 1}, kDeflated);
+    }
+    bench.bench.Settle();
+    ASSERT_TRUE(bench.Load().ok());
+    ASSERT_TRUE(bench.Same());
+  }
+}
+
+TEST(CodecEngineTest, BlocksReachTheEngineWhileTheirSegmentIsStillOnItsWay) {
+  EngineBench bench(kDeflated, kLimits, kShape, true, {.joins = 1, .by_hand = true});
+  bench.bench.stepped().stepping = true;
+  const uint64_t id = bench.Start();
+  while (!bench.bench.stepped().waiting()) bench.bench.Turn();
+  const size_t bytes = bench.bench.stepped().object().size();
+  bench.bench.stepped().Arrive(bytes / 2);
+  for (int turn = 0; turn < 200; ++turn) bench.bench.Turn();
+  EXPECT_GT(bench.decoded(), 3u);
+  bench.bench.fetch->Cancel(id, StatusCode::kCancelled, "test");
+  EXPECT_EQ(bench.engine.outstanding(), 0u);
+  bench.bench.stepped().End(StatusCode::kOk, bytes);
+  bench.bench.stepped().stepping = false;
+  bench.bench.Settle();
+  EXPECT_TRUE(bench.AtRest());
+}
+
+}  // namespace
+}  // namespace shadowserve::testing
