@@ -170,11 +170,7 @@ Status SetLossless(Config& config, std::string_view text) {
 }
 
 Status SetEngine(Config& config, std::string_view text) {
-  if (text == "compressdev") {
-    return Status(StatusCode::kUnsupported,
-                  "this build has no compressdev engine; use codec.engine = \"software\"");
-  }
-  if (text != "software") {
+  if (text != kSoftwareEngine && text != kCompressdevEngine) {
     return Invalid(fmt::format("'{}' is no codec engine (software, compressdev)", text));
   }
   config.codec_engine = std::string(text);
@@ -213,7 +209,7 @@ std::string_view ShowLogLevel(LogLevel level) {
 }
 
 // clang-format off
-constexpr std::array<ConfigKey, 24> kKeys = {{
+constexpr std::array<ConfigKey, 25> kKeys = {{
     {"", "listen", ValueType::kText, "", "control address: unix:///path or tcp://host:port", "--listen",
      SetListen, [](const Config& c) { return c.listen; }},
     {"", "listen_mode", ValueType::kMode, "octal permissions", "of the unix socket's file: who may open it; its owner by default", "",
@@ -240,11 +236,14 @@ constexpr std::array<ConfigKey, 24> kKeys = {{
      SetProfile, [](const Config& c) { return std::string(ProfileName(c.codec_profile)); }},
     {"codec", "lossless", ValueType::kText, "", "codec behind the quantizer: zstd (fastest in software), deflate (what DPUs decode), none", "",
      SetLossless, [](const Config& c) { return std::string(CodecName(c.codec_lossless)); }},
-    {"codec", "engine", ValueType::kText, "", "what runs the codec: software", "",
+    {"codec", "engine", ValueType::kText, "", "what decodes Deflate blocks: software, or compressdev (a plug-in over DPDK; software takes what it does not decode)", "",
      SetEngine, [](const Config& c) { return c.codec_engine; }},
-    {"codec", "engine_device", ValueType::kText, "", "device of a hardware codec engine; empty for software", "",
+    {"codec", "engine_device", ValueType::kText, "", "of compressdev: a bus address with its arguments, for example 0000:03:00.0,class=compress, or a software driver, compress_isal or compress_zlib", "",
      [](Config& c, std::string_view text) { c.codec_engine_device = text; return OkStatus(); },
      [](const Config& c) { return c.codec_engine_device; }},
+    {"codec", "engine_library", ValueType::kText, "", "file of compressdev's plug-in; empty: libshadowserve_compressdev.so beside the program", "",
+     [](Config& c, std::string_view text) { c.codec_engine_library = text; return OkStatus(); },
+     [](const Config& c) { return c.codec_engine_library; }},
     {"format", "head_groups", ValueType::kCount, "groups", "groups that KV heads are cut into; the largest tensor-parallel size that shares the store", "",
      [](Config& c, std::string_view text) { SS_TRY_ASSIGN(c.head_groups, ParseCount(text, 1, 256)); return OkStatus(); },
      [](const Config& c) { return std::to_string(c.head_groups); }},
@@ -293,6 +292,24 @@ Status CheckListen(const Config& config) {
         fmt::format("listen_uids: user {} cannot open a socket of mode {:04o}; set listen_mode to "
                     "0660 (its group) or 0666 (all users)",
                     uid, config.listen_mode));
+  }
+  return OkStatus();
+}
+
+Status CheckEngine(const Config& config) {
+  if (config.codec_engine != kSoftwareEngine) {
+    if (!config.codec_engine_device.empty()) return OkStatus();
+    return Invalid(
+        fmt::format("codec.engine_device: codec.engine is {}, which needs one (example: "
+                    "0000:03:00.0,class=compress)",
+                    config.codec_engine));
+  }
+  for (const auto& [key, value] : {std::pair("engine_device", &config.codec_engine_device),
+                                   {"engine_library", &config.codec_engine_library}}) {
+    if (value->empty()) continue;
+    return Invalid(
+        fmt::format("codec.{}: '{}' is set, but codec.engine is {}, which has none; leave it empty",
+                    key, *value, config.codec_engine));
   }
   return OkStatus();
 }
@@ -355,12 +372,7 @@ Status CheckConfig(const Config& config) {
         "fetches, two for saves",
         FormatByteSize(config.slab_budget), FormatByteSize(config.slab_size)));
   }
-  if (!config.codec_engine_device.empty()) {
-    return Invalid(
-        fmt::format("codec.engine_device: '{}' is set, but codec.engine is {}, which "
-                    "has no device; leave it empty",
-                    config.codec_engine_device, config.codec_engine));
-  }
+  SS_TRY(CheckEngine(config));
   if (config.auth_cipher != SealAlgorithm::kGmac && config.auth_key_file.empty()) {
     return Invalid(fmt::format("auth.cipher: {} without auth.key_file would encrypt nothing",
                                SealAlgorithmName(config.auth_cipher)));

@@ -26,6 +26,9 @@
 
 namespace shadowserve {
 
+constexpr const char* kSoftwareEngine = "software";
+constexpr const char* kCompressdevEngine = "compressdev";
+
 struct Config {
   std::string listen = "unix:///run/shadowserve.sock";
   uint32_t listen_mode = 0600;
@@ -39,8 +42,9 @@ struct Config {
   Profile codec_profile = Profile::kLossless;
   // Fastest in software: per core about 1.6 to 2.7 GB/s of symbols, against 0.4 to 1.0 for Deflate.
   CodecId codec_lossless = CodecId::kZstd;
-  std::string codec_engine = "software";
+  std::string codec_engine = kSoftwareEngine;
   std::string codec_engine_device;
+  std::string codec_engine_library;  // empty: beside the program
   uint32_t head_groups = 1;
   std::vector<int> cores;  // ascending; empty: no pinning
   uint64_t slab_budget = kSlabBudgetDefault;

@@ -198,8 +198,8 @@ TEST_F(ConfigTest, TakesACipherOnlyWithKeys) {
 }
 
 TEST_F(ConfigTest, RefusesByNameWhatThisBuildDoesNotHave) {
-  EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_ENGINE", "compressdev"}}),
-              HasSubstr("SHADOWSERVE_CODEC_ENGINE: this build has no compressdev"));
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_ENGINE", "qat"}}),
+              HasSubstr("SHADOWSERVE_CODEC_ENGINE: 'qat' is no codec engine"));
   EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_PROFILE", "balanced"}}),
               HasSubstr("SHADOWSERVE_CODEC_PROFILE: "));
 }
@@ -207,6 +207,13 @@ TEST_F(ConfigTest, RefusesByNameWhatThisBuildDoesNotHave) {
 TEST_F(ConfigTest, RefusesAnEngineDeviceThatNothingWouldUse) {
   EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_ENGINE_DEVICE", "compress_isal"}}),
               HasSubstr("codec.engine_device"));
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_ENGINE_LIBRARY", "/x.so"}}),
+              HasSubstr("codec.engine_library"));
+}
+
+TEST_F(ConfigTest, RefusesAnEngineWithoutItsDevice) {
+  EXPECT_THAT(Error({}, {{"SHADOWSERVE_CODEC_ENGINE", "compressdev"}}),
+              HasSubstr("codec.engine_device: codec.engine is compressdev, which needs one"));
 }
 
 TEST_F(ConfigTest, RefusesABudgetBelowFourSlabs) {

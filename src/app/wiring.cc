@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "codec/plugin_engine.h"
 #include "flow/affinity.h"
 #include "pipeline/data_plane.h"
 #include "rpc/unix_socket.h"
@@ -62,6 +63,7 @@ class WiredDaemon final : public Daemon {
     }
     ControlServer::Options server_options;
     SS_TRY_ASSIGN(server_options.tls, ReadTlsFiles(config.tls));
+    SS_TRY(OpenCodecEngine(config));
     StoreOptions store_options;
     store_options.cpus = config.cores;
     store_options.servers = &metrics_.store_servers;
@@ -109,9 +111,27 @@ class WiredDaemon final : public Daemon {
     if (plane_ != nullptr) plane_->Stop();
     server_.reset();
     plane_.reset();
+    codec_engine_.reset();
   }
 
  private:
+  Status OpenCodecEngine(const Config& config) {
+    if (config.codec_engine != kCompressdevEngine) return OkStatus();
+    SS_TRY_ASSIGN(codec_engine_, OpenPluginEngine({.library = config.codec_engine_library,
+                                                   .device = config.codec_engine_device,
+                                                   .depth = EnginePort::kDepthMax}));
+    const EngineLimits limits = codec_engine_->limits();
+    Log(LogLevel::kInfo, "codec engine {}: {} operations of up to {} bytes",
+        codec_engine_->Describe(), limits.depth, limits.op_bytes_max);
+    if (config.codec_lossless != CodecId::kDeflate) {
+      Log(LogLevel::kWarn,
+          "codec.lossless is {}: what engines save by default is not for the codec engine, which "
+          "decodes deflate",
+          CodecName(config.codec_lossless));
+    }
+    return OkStatus();
+  }
+
   Status StartPlane(const Config& config, bool control_path_only, std::unique_ptr<Store> store) {
     DataPlane::Options options;
     options.slab_bytes = config.slab_size;
@@ -119,6 +139,7 @@ class WiredDaemon final : public Daemon {
     options.save_slabs = config.save_slabs();
     options.fetch.joins_inflight_max = config.store_max_inflight;
     options.fetch.control_path_only = control_path_only;
+    options.fetch.engine = codec_engine_.get();
     options.cpus = config.cores;
     options.keys = std::move(keys_);
     options.cipher = config.auth_cipher;
@@ -162,7 +183,8 @@ class WiredDaemon final : public Daemon {
 
   SteadyClock clock_;
   Metrics metrics_;
-  std::vector<AuthKey> keys_;  // until the data plane has them
+  std::vector<AuthKey> keys_;                  // until the data plane has them
+  std::unique_ptr<BlockEngine> codec_engine_;  // null: software
   std::unique_ptr<Engines> engines_;
   std::unique_ptr<DataPlane> plane_;
   std::unique_ptr<SideChannel> side_;
