@@ -131,6 +131,7 @@ Json Circumstances(const BenchRig& rig) {
           {"version", Version()},
           {"profile", ProfileName(options.profile)},
           {"lossless", CodecName(options.lossless)},
+          {"engine_device", options.engine_device},
           {"store", options.store_url.empty()
                         ? "disk, temporary, page cache warm"
                         : options.store_url.substr(0, options.store_url.find("://"))},

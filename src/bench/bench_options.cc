@@ -32,6 +32,7 @@ struct Words {
   std::string cores;
   std::string pages;
   std::string format;
+  std::string engine;
 };
 
 Status Invalid(std::string_view message) {
@@ -65,6 +66,10 @@ void AddOptions(CLI::App& app, BenchOptions& options, Words& words) {
   app.add_option("--store", options.store_url,
                  "store URL (default: a disk store in a temporary directory)");
   app.add_option("--cores", words.cores, "CPUs of the data plane, for example 1,3-4");
+  app.add_option("--engine", words.engine,
+                 "what decodes Deflate blocks: software or compressdev (default software)");
+  app.add_option("--engine-device", options.engine_device,
+                 "device of compressdev, for example compress_isal");
   app.add_option("--format", words.format, "text or json (default text)");
   app.add_option("--pages", words.pages,
                  "form of the engine's pages: cpu-vec (vLLM on CPU) or rows (GPU) (default "
@@ -96,6 +101,13 @@ Status TakeWords(const Words& words, BenchOptions& options) {
     SS_TRY_ASSIGN(options.lossless, ParseCodec(words.lossless));
   }
   SS_TRY(ParseCores(words.cores, &options.cores));
+  const bool compressdev = words.engine == "compressdev";
+  if (!words.engine.empty() && words.engine != "software" && !compressdev) {
+    return Invalid("--engine: '" + words.engine + "' is neither software nor compressdev");
+  }
+  if (compressdev == options.engine_device.empty()) {
+    return Invalid("--engine compressdev and --engine-device need each other");
+  }
   if (!words.format.empty()) {
     if (words.format != "text" && words.format != "json") {
       return Invalid("--format: '" + words.format + "' is neither text nor json");

@@ -23,8 +23,9 @@ struct BenchOptions {
   bool json = false;
   Profile profile = Profile::kLossless;
   CodecId lossless = CodecId::kZstd;
-  std::string store_url;   // empty: a disk store in a directory of its own, removed afterwards
-  std::vector<int> cores;  // empty: not pinned
+  std::string store_url;      // empty: a disk store in a directory of its own, removed afterwards
+  std::vector<int> cores;     // empty: not pinned
+  std::string engine_device;  // of a compressdev codec engine; empty: software
   BenchPages pages = BenchPages::kCpuVec;
   uint32_t page_tokens = 128;
   // The KV of an 8B model by default.

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "bench/kv_sample.h"
+#include "codec/plugin_engine.h"
 #include "store/store_table.h"
 
 namespace shadowserve {
@@ -113,6 +114,11 @@ Status BenchRig::Start() {
   plane.fetch_slabs =
       static_cast<uint32_t>(kSlabBudgetDefault / kSlabBytesDefault) - plane.save_slabs;
   plane.fetch.joins_inflight_max = options_.joins;
+  if (!options_.engine_device.empty()) {
+    SS_TRY_ASSIGN(codec_engine_, OpenPluginEngine({.device = options_.engine_device,
+                                                   .depth = EnginePort::kDepthMax}));
+    plane.fetch.engine = codec_engine_.get();
+  }
   plane.cpus = options_.cores;
   SS_TRY_ASSIGN(plane_, DataPlane::Create(plane, std::move(store), &metrics_, &clock_, this));
   SS_TRY(plane_->fetch().CheckFits(*rank));

@@ -18,6 +18,7 @@
 #include "base/metrics.h"
 #include "bench/bench_options.h"
 #include "client/kv_export.h"
+#include "codec/block_engine.h"
 #include "mem/slab_pool.h"
 #include "pipeline/data_plane.h"
 
@@ -84,6 +85,7 @@ class BenchRig final : public PipelineEvents {
   std::unique_ptr<KvExporter> exporter_;
   std::vector<ChunkKey> keys_;
   std::vector<uint32_t> pages_;  // source pages of all chunks, then their target pages
+  std::unique_ptr<BlockEngine> codec_engine_;  // null: software
   std::unique_ptr<DataPlane> plane_;
   const RankMemory* rank_ = nullptr;  // the data plane's
 

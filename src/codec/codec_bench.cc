@@ -1,10 +1,16 @@
 // Encode and decode of one block on one core, bytes of symbols per second; "ratio" is symbols to
 // coded bytes. Blocks rotate through 16 MiB of distinct symbols, so tables are not predicted.
+//
+// DecodeByEngine: the same Deflate blocks through DPDK's software drivers, by wall clock, with 1 or
+// 64 in flight. Their work runs in a thread of the plug-in: software, not hardware.
 #include <benchmark/benchmark.h>
 
+#include <array>
+#include <thread>
 #include <vector>
 
 #include "codec/codec_table.h"
+#include "codec/plugin_engine.h"
 #include "codec/sample_symbols.h"
 
 namespace shadowserve {
@@ -69,6 +75,46 @@ void Decode(benchmark::State& state) {
   Report(state, work, coded_bytes);
 }
 
+void DecodeByEngine(benchmark::State& state, const char* device) {
+  constexpr uint32_t kDepth = 64;
+  Workload work(state);
+  auto engine = OpenPluginEngine({.device = device, .depth = kDepth});
+  if (!engine.ok()) return state.SkipWithError(std::string(engine.status().message()).c_str());
+  {
+    const std::unique_ptr<EngineQueue> queue = (*engine)->OpenQueue().value();
+    std::vector<std::vector<std::byte>> coded(work.block_count);
+    size_t coded_bytes = 0;
+    for (size_t i = 0; i < work.block_count; ++i) {
+      coded[i].resize(work.block_bytes);
+      coded[i].resize(work.codec->Encode(work.Block(i), coded[i]));
+      coded_bytes += coded[i].size();
+    }
+    std::vector<std::vector<std::byte>> out(kDepth, std::vector<std::byte>(work.block_bytes));
+    std::vector<uint64_t> free(static_cast<size_t>(state.range(3)));
+    for (size_t i = 0; i < free.size(); ++i) free[i] = i;
+    const size_t depth = free.size();
+    std::array<EngineDone, 16> done;
+    size_t block = 0;
+    const auto collect = [&] {
+      size_t count = 0;
+      while ((count = queue->Poll(done)) == 0) std::this_thread::yield();
+      for (size_t i = 0; i < count; ++i) {
+        if (done[i].code != StatusCode::kOk) state.SkipWithError("not decoded");
+        free.push_back(done[i].tag);
+      }
+    };
+    for (auto _ : state) {
+      if (free.empty()) collect();
+      const EngineOp op{coded[block], out[free.back()], free.back()};
+      if (queue->Submit(std::span(&op, 1)) != 1) state.SkipWithError("not taken");
+      free.pop_back();
+      block = (block + 1) % work.block_count;
+    }
+    while (free.size() < depth) collect();
+    Report(state, work, coded_bytes);
+  }
+}
+
 // Codec id, SymbolKind, block bytes.
 void Blocks(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"codec", "kind", "block"});
@@ -81,6 +127,17 @@ void Blocks(benchmark::internal::Benchmark* bench) {
 
 BENCHMARK(Decode)->Apply(Blocks);
 BENCHMARK(Encode)->Apply(Blocks);
+
+// The same and how many are in flight.
+void EngineBlocks(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"codec", "kind", "block", "inflight"})->UseRealTime();
+  for (const int64_t kind : {0, 1}) {
+    for (const int64_t inflight : {1, 64}) bench->Args({1, kind, 32 << 10, inflight});
+  }
+}
+
+BENCHMARK_CAPTURE(DecodeByEngine, isal, "compress_isal")->Apply(EngineBlocks);
+BENCHMARK_CAPTURE(DecodeByEngine, zlib, "compress_zlib")->Apply(EngineBlocks);
 
 }  // namespace
 }  // namespace shadowserve
