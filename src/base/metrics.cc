@@ -194,8 +194,8 @@ std::string_view LabelName(DropLabel label) {
 }
 
 std::string_view LabelName(CodecFallbackLabel label) {
-  return NameIn(
-      std::to_array<std::string_view>({"codec", "size", "refused", "failed", "gone"}), label);
+  return NameIn(std::to_array<std::string_view>({"codec", "size", "refused", "failed", "gone"}),
+                label);
 }
 
 std::string_view LabelName(CodecBytesLabel label) {

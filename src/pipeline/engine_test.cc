@@ -2,10 +2,12 @@
 // or the load fails; slabs and blocks come home.
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <numeric>
 
 #include "codec/fake_engine_testing.h"
 #include "pipeline/pipeline_testing.h"
+#include "store/allocation_count_test.h"
 
 namespace shadowserve::testing {
 namespace {
@@ -262,6 +264,27 @@ TEST(CodecEngineTest, ACancelledLoadWaitsNoLongerThanTheEngineMayStaySilent) {
   EXPECT_EQ(bench.bench.fetch_slabs->free_count(), bench.bench.fetch_slabs->slab_count());
   ASSERT_TRUE(bench.Load().ok());
   EXPECT_TRUE(bench.Same());
+}
+
+TEST(CodecEngineTest, BlocksCostNoAllocation) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  std::puts("not checked under a sanitizer, which has its own allocator");
+#else
+  EngineBench bench;
+  bench.engine.faults = {.refuse = 20, .fail = 20, .hold = 50, .reorder = true};
+  const auto count = [&](size_t chunks) {
+    const std::vector<uint32_t> pages(chunks * kPagesPerChunk, 1);
+    const uint64_t id = bench.next_id++;
+    bench.bench.LoadChunks(id, bench.to, std::vector<ChunkKey>(chunks, KeyOf(0)), pages, kDeflated);
+    const size_t before = CountAllocations().calls;
+    bench.bench.Settle();
+    EXPECT_TRUE(bench.bench.events.loads.at(id).status.ok());
+    return CountAllocations().calls - before;
+  };
+  (void)count(8);  // warm-up: every join is used once
+  const size_t one = count(1);
+  EXPECT_EQ(count(6), one);
+#endif
 }
 
 // What software would refuse is refused, whatever the engine says about blocks beside it.
