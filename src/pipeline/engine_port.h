@@ -6,12 +6,12 @@
 // list.
 //
 // The engine is not trusted to answer. One that has not completed an operation within `answer_ns`,
-// or that completes what was not asked, is GONE for good: what is outstanding
-// finishes as kUnavailable (software decodes it from the wire bytes, which are still there), and
-// none of its slots is used again. So a late write lands in memory that nobody reads. What a late
-// read may see then is whatever came into the wire slab; it only decides about such a write.
-// Before the memory goes, the engine is stopped; if that fails the process ends, which is
-// better than memory that is given back and written to.
+// or that completes what was not asked, is GONE for good: what is outstanding finishes undecoded
+// (software decodes it from the wire bytes, which are still there), and none of its slots is used
+// again. So a late write lands in memory that nobody reads. A late read may see whatever came into
+// the wire slab since, which only shapes such a write. Before the memory goes, a gone engine is
+// stopped; if that fails the process ends, which is better than memory that is given back and then
+// written to.
 //
 // Owner thread: one. Steady state allocates nothing.
 #ifndef SHADOWSERVE_PIPELINE_ENGINE_PORT_H_
