@@ -109,6 +109,22 @@ TEST(BenchOptionsTest, RawHasNoCodecUnlessOneIsNamed) {
   EXPECT_THAT(parse({"codec", "--cores", "1,3-5"}).cores, ElementsAre(1, 3, 4, 5));
 }
 
+TEST(BenchOptionsTest, AnEngineAndItsDeviceNeedEachOther) {
+  const auto parse = [](std::vector<std::string> arguments) {
+    return ParseBenchOptions(arguments, false);
+  };
+  EXPECT_TRUE(parse({"pipeline", "--engine", "software"}).ok());
+  EXPECT_EQ(parse({"pipeline", "--engine", "compressdev", "--engine-device", "compress_isal"})
+                ->engine_device,
+            "compress_isal");
+  for (const std::vector<std::string>& bad :
+       {std::vector<std::string>{"pipeline", "--engine", "compressdev"},
+        {"pipeline", "--engine-device", "compress_isal"},
+        {"pipeline", "--engine", "qat"}}) {
+    EXPECT_EQ(parse(bad).status().code(), StatusCode::kInvalidArgument);
+  }
+}
+
 // Order-0 entropy of the upper byte of rotated bf16 values, in bits: what a codec can reach.
 TEST(KvSampleTest, ExponentsHaveTheEntropyOfRealCaches) {
   for (const bool value : {false, true}) {
