@@ -112,8 +112,8 @@ bool DataPlane::Turn() {
   moved |= store_port_.Poll();
   moved |= transfers_.Poll();
   moved |= fetch_->Turn();
-  // Only a turn with nothing else to do is a save's: what a fetch has just asked for may be there in
-  // the next one.
+  // Only a turn with nothing else to do is a save's: what a fetch has just asked for may be there
+  // in the next one.
   if (!moved) moved = save_->Turn();
   moved |= FinishLeaving();
   return moved;

@@ -321,6 +321,36 @@ TEST(CodecEngineTest, DamageIsFoundBeforeABlockReachesTheEngine) {
   }
 }
 
+// Without keys anybody can write an object that is sound, but whose blocks are no Deflate streams.
+TEST(CodecEngineTest, ASoundBlockThatIsNoDeflateStreamFailsTheLoad) {
+  EngineBench bench;
+  ObjectName name;
+  for (const ObjectName& each : bench.bench.Objects()) {
+    if (each.kind == ObjectKind::kSegment) name = each;
+  }
+  const SegmentShape shape = SegmentShapeOf(kShape, 0, 0);
+  std::vector<std::byte> buffer(SegmentBytesMax(name.form(), shape));
+  SegmentWriter writer(buffer, name, shape);
+  constexpr uint32_t kCoded = 100;
+  while (!writer.done()) {
+    const uint32_t plain = writer.block_range().elements;
+    std::ranges::fill(writer.BlockSpace().first(plain + kCoded), std::byte{0xFF});
+    writer.FinishBlock(CodecId::kDeflate, kCoded);
+  }
+  const std::span<const std::byte> segment = writer.Finish();
+  std::array<std::byte, kMarkerBytes> marker;
+  (void)WriteMarker(MarkerOf(segment).value(), name.AsKind(ObjectKind::kMarker), marker);
+  bench.bench.Tamper(name, [&](auto& bytes) { bytes.assign(segment.begin(), segment.end()); });
+  bench.bench.Tamper(name.AsKind(ObjectKind::kMarker),
+                     [&](auto& bytes) { bytes.assign(marker.begin(), marker.end()); });
+  bench.engine.faults = {.hold = 5, .reorder = true};
+  const Status status = bench.Load();
+  EXPECT_EQ(status.code(), StatusCode::kCorrupt) << status.ToString();
+  EXPECT_TRUE(bench.AtRest());
+  EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kFailed), 0u);
+  EXPECT_EQ(bench.bench.metrics.corrupt[CorruptLabel::kBlock].value(), 1u);
+}
+
 TEST(CodecEngineTest, BlocksReachTheEngineWhileTheirSegmentIsStillOnItsWay) {
   EngineBench bench(kDeflated, kLimits, kShape, true, {.joins = 1, .by_hand = true});
   bench.bench.stepped().stepping = true;
