@@ -96,7 +96,11 @@ def first_line(problem: ElementTree.Element | None) -> str:
 
 def reason(output: str) -> str:
     """What a program said before it ended too early."""
-    lines = [line for line in output.splitlines() if re.search(r"check failed|SUMMARY: |ERROR: |: unavailable: |: Failure$", line)]
+    lines = [
+        line
+        for line in output.splitlines()
+        if re.search(r"check failed|SUMMARY: |ERROR: |: unavailable: |: Failure$", line)
+    ]
     return " | ".join(lines)[:500]
 
 
