@@ -38,10 +38,10 @@ OUTPUT_TOKENS = 16
 REPEATS = 4  # of the fetched and the local hit
 ARRIVAL_TOKENS = 8 * CHUNK_TOKENS + 1
 DECODER_TOKENS = 600
-# Pages of the second engine: two remote arrivals do not push the local one out (2 x 16 + 17 pages), all of
-# them push a remote one out before it comes again (6 x 16). interference.py checks it.
-REMOTE_PROMPTS = 7
-ENGINE_2_PAGES = 86
+# Pages of the second engine. The decoders take 12 of them; in the rest two remote arrivals do not push the local
+# one out (3 x 17 pages), but all of them a remote one before it comes again (3 x 16 + 17). interference.py checks it.
+REMOTE_PROMPTS = 4
+ENGINE_2_PAGES = 64
 ENGINE_2_MAX_LEN = 7000
 CONTROL_PATH_DAEMON = DAEMON.with_name("shadowserved_control_path")
 HALF_WIDTH = 0.005
@@ -96,7 +96,8 @@ def compare_hits(engine: Engine, tokens: list[int]) -> tuple[list[Answer], list[
 def measure(model: Path, plane: DataPlane, seconds: float) -> Measured:
     tokens = prompt(PROMPT_TOKENS, 1)
     remote = [prompt(ARRIVAL_TOKENS, 100 + n) for n in range(REMOTE_PROMPTS)]
-    arrivals = Prompts(remote, prompt(ARRIVAL_TOKENS, 99))
+    # Also stored by the cold prompt, whose beginning it is; a remote one is of its own.
+    arrivals = Prompts(remote, tokens[:ARRIVAL_TOKENS])
     # It saves nothing: what the control-path data plane leaves in its pages is not KV.
     settings = {"pages": ENGINE_2_PAGES, "max_model_len": ENGINE_2_MAX_LEN, "connector": {"save": False}}
     with ThreadPoolExecutor(1) as background:
@@ -104,11 +105,11 @@ def measure(model: Path, plane: DataPlane, seconds: float) -> Measured:
             engine.generate(prompt(300, 2), 2)  # warms up: an engine's first request is slow
             cold = engine.generate(tokens, OUTPUT_TOKENS)
             say(f"cold prompt of {PROMPT_TOKENS} tokens: {cold.first_token_s:.2f} s to the first token")
-            say(f"computing and saving {len(remote) + 1} prompts for the interference run ...")
+            say(f"computing and saving {len(remote)} prompts for the interference run ...")
             # It gets ready on the data plane's core meanwhile, and moves when the first has ended.
             starting = background.submit(start_engine, model, plane, "engine 2", cores=PLANE_CORES, **settings)
             try:
-                fill_store(engine, plane, [*remote, arrivals.local], 1 + PROMPT_TOKENS // CHUNK_TOKENS)
+                fill_store(engine, plane, remote, 1 + PROMPT_TOKENS // CHUNK_TOKENS)
             except BaseException:
                 starting.result().kill()
                 raise
