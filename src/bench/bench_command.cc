@@ -159,8 +159,8 @@ Json StageJson(const StageRates& rates) {
           {"write", rates.write / kGigabyte}};
 }
 
-// How many cores are of use with this store, profile and codec. `link_...`: that saturate a link;
-// null: more than one network thread takes.
+// How many cores are of use with this store, profile and codec. `cores_for_...`: that saturate a
+// link; null: more than one network thread takes.
 Json RecommendedJson(const StageRates& rates) {
   Json json = {{"network_cores", 1}, {"decode_cores", rates.decode_cores()}};
   for (const int gigabits : {10, 25, 100}) {

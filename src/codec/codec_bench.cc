@@ -57,15 +57,21 @@ void Encode(benchmark::State& state) {
   Report(state, work, coded_bytes);
 }
 
-void Decode(benchmark::State& state) {
-  Workload work(state);
+// All blocks, encoded; adds up their sizes.
+std::vector<std::vector<std::byte>> EncodeAll(Workload& work, size_t* coded_bytes) {
   std::vector<std::vector<std::byte>> coded(work.block_count);
-  size_t coded_bytes = 0;
   for (size_t i = 0; i < work.block_count; ++i) {
     coded[i].resize(work.block_bytes);
     coded[i].resize(work.codec->Encode(work.Block(i), coded[i]));
-    coded_bytes += coded[i].size();
+    *coded_bytes += coded[i].size();
   }
+  return coded;
+}
+
+void Decode(benchmark::State& state) {
+  Workload work(state);
+  size_t coded_bytes = 0;
+  const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
   std::vector<std::byte> out(work.block_bytes);
   size_t block = 0;
   for (auto _ : state) {
@@ -82,13 +88,8 @@ void DecodeByEngine(benchmark::State& state, const char* device) {
   if (!engine.ok()) return state.SkipWithError(std::string(engine.status().message()).c_str());
   {
     const std::unique_ptr<EngineQueue> queue = (*engine)->OpenQueue().value();
-    std::vector<std::vector<std::byte>> coded(work.block_count);
     size_t coded_bytes = 0;
-    for (size_t i = 0; i < work.block_count; ++i) {
-      coded[i].resize(work.block_bytes);
-      coded[i].resize(work.codec->Encode(work.Block(i), coded[i]));
-      coded_bytes += coded[i].size();
-    }
+    const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
     std::vector<std::vector<std::byte>> out(kDepth, std::vector<std::byte>(work.block_bytes));
     std::vector<uint64_t> free(static_cast<size_t>(state.range(3)));
     for (size_t i = 0; i < free.size(); ++i) free[i] = i;

@@ -12,8 +12,8 @@
 
 namespace shadowserve {
 
-void RunDecodeJob(SegmentDecoder* decoder, Seal* seal, DecodeJob* job) {
-  const uint64_t refused_before = seal == nullptr ? 0 : seal->refused();
+void RunDecodeJob(SegmentDecoder* decoder, DecodeJob* job) {
+  const uint64_t refused_before = decoder->refused();
   if (!job->cursor.begun()) job->status = decoder->Begin(job->cursor.task, &job->cursor);
   if (job->status.ok()) {
     const Result<bool> stepped = decoder->Step(&job->cursor, job->arrived, job->blocks);
@@ -22,7 +22,7 @@ void RunDecodeJob(SegmentDecoder* decoder, Seal* seal, DecodeJob* job) {
   }
   // Another thread may report the segment's end, or its failure.
   StoreFence();
-  job->refused = seal != nullptr && seal->refused() > refused_before;
+  job->refused = decoder->refused() > refused_before;
 }
 
 Result<std::unique_ptr<DecodeCrew>> DecodeCrew::Create(std::span<const int> cpus,
@@ -98,7 +98,7 @@ void DecodeCrew::Run(Member* member, uint32_t number, int cpu) {
     DecodeJob* const job = waiting_.front();
     waiting_.erase(waiting_.begin());
     lock.unlock();
-    RunDecodeJob(member->decoder.get(), member->seal.get(), job);
+    RunDecodeJob(member->decoder.get(), job);
     lock.lock();
     done_.push_back(job);
     const uint64_t one = 1;

@@ -35,7 +35,7 @@ struct DecodeJob {
 };
 
 // Begins the segment if that was not done, and goes one step. All writes of the step are fenced.
-void RunDecodeJob(SegmentDecoder* decoder, Seal* seal, DecodeJob* job);
+void RunDecodeJob(SegmentDecoder* decoder, DecodeJob* job);
 
 class DecodeCrew {
  public:

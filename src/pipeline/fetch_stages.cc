@@ -67,9 +67,9 @@ void FetchPipeline::OnMarker(Part* part, StatusCode code, uint64_t bytes) {
     if (code == StatusCode::kCorrupt) metrics_->corrupt[CorruptLabel::kMarker].Add();
     return FailPart(part, Status(code, "store: marker of " + ToString(part->name)));
   }
-  const uint64_t refused_before = seal_ == nullptr ? 0 : seal_->refused();
+  const uint64_t refused_before = decoder_->refused();
   if (Status marker = ReadPartMarker(part, bytes); !marker.ok()) {
-    CountCorrupt(CorruptLabel::kMarker, seal_ != nullptr && seal_->refused() > refused_before);
+    CountCorrupt(CorruptLabel::kMarker, decoder_->refused() > refused_before);
     return FailPart(part, std::move(marker));
   }
   part->marker_sound = true;
@@ -168,8 +168,9 @@ void FetchPipeline::AimJob(Part* part) {
 }
 
 bool FetchPipeline::HandOut() {
+  if (crew_ == nullptr) return false;
   bool moved = false;
-  while (crew_ != nullptr && crew_->has_room()) {
+  while (crew_->has_room()) {
     Part* const part = NextToDecode();
     if (part == nullptr) break;
     AimJob(part);
@@ -182,10 +183,9 @@ bool FetchPipeline::HandOut() {
 }
 
 bool FetchPipeline::TakeBack() {
+  if (crew_ == nullptr) return false;
   bool moved = false;
-  while (crew_ != nullptr) {
-    DecodeJob* const job = crew_->TakeBack();
-    if (job == nullptr) break;
+  while (DecodeJob* const job = crew_->TakeBack()) {
     Part* const part = static_cast<Part*>(job->owner);
     part->lent = false;
     OnStep(part);
@@ -198,7 +198,7 @@ bool FetchPipeline::ComputeStep() {
   Part* const part = NextToDecode();
   if (part == nullptr) return false;
   AimJob(part);
-  RunDecodeJob(decoder_.get(), seal_, &part->job);
+  RunDecodeJob(decoder_.get(), &part->job);
   OnStep(part);
   return true;
 }

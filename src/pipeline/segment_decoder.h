@@ -77,6 +77,9 @@ class SegmentDecoder {
   // is gone (engine_port.h). Waits for the engine: as long as it takes for a few blocks.
   void Abandon(DecodeCursor* cursor);
 
+  // Objects that only their tag was wrong with, so far; 0 without a `seal`.
+  uint64_t refused() const { return seal_ == nullptr ? 0 : seal_->refused(); }
+
   // Looks for blocks that the engine has finished; true when there were some.
   bool Poll() { return engine_ != nullptr && engine_->Poll(); }
   // Blocks are with the engine: Poll again soon.

@@ -68,15 +68,6 @@ std::string TailOf(const std::string& file) {
   return text.substr(text.size() - std::min<size_t>(text.size(), 1000));
 }
 
-UniqueFd Connect(uint16_t port) {
-  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in address = Loopback(port);
-  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    fd.Reset();
-  }
-  return fd;
-}
-
 void Sleep(int ms) {
   std::this_thread::sleep_for(std::chrono::milliseconds(ms));
 }
@@ -117,6 +108,15 @@ pid_t Spawn(const std::string& program, const std::vector<std::string>& argument
 }
 
 }  // namespace
+
+UniqueFd Connect(uint16_t port) {
+  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_in address = Loopback(port);
+  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    fd.Reset();
+  }
+  return fd;
+}
 
 bool RedisProcess::Installed() {
   return !FindProgram("redis-server").empty();

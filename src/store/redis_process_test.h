@@ -22,6 +22,9 @@ namespace shadowserve {
     GTEST_SKIP() << "redis-server is not installed (apt: redis-server)"; \
   }
 
+// A connection to a server of this host; invalid when there is none.
+UniqueFd Connect(uint16_t port);
+
 class RedisProcess {
  public:
   static bool Installed();

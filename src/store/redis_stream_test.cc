@@ -1,34 +1,19 @@
 #include "store/redis_stream.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <array>
 #include <string>
 #include <string_view>
 
-#include "base/unique_fd.h"
 #include "store/redis_process_test.h"
 
 namespace shadowserve {
 namespace {
 
 constexpr int kWaitMs = 5000;
-
-UniqueFd ConnectTo(uint16_t port) {
-  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  SS_CHECK(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 &&
-               fcntl(fd.get(), F_SETFL, O_NONBLOCK) == 0,
-           "no connection");
-  return fd;
-}
 
 bool Readable(int fd) {
   pollfd event = {fd, POLLIN, 0};
@@ -50,7 +35,9 @@ TEST(TlsStream, TellsOfTheRestOfARecordAfterItWaitedForOne) {
   Result<std::unique_ptr<TlsContext>> tls =
       MakeTlsContext({file + "ca.crt", file + "client.crt", file + "client.key", ""});
   ASSERT_TRUE(tls.ok()) << tls.status().ToString();
-  const UniqueFd fd = ConnectTo(redis.tls_port());
+  const UniqueFd fd = Connect(redis.tls_port());
+  ASSERT_TRUE(fd.valid());
+  ASSERT_EQ(fcntl(fd.get(), F_SETFL, O_NONBLOCK), 0);
   Result<std::unique_ptr<RedisStream>> made = (*tls)->MakeStream(fd.get(), "127.0.0.1");
   ASSERT_TRUE(made.ok()) << made.status().ToString();
   RedisStream& stream = **made;
