@@ -57,9 +57,12 @@ class ComputeRun {
  public:
   // `core` of rig.options().cores counts from 0: each writes other pages than its neighbours.
   ComputeRun(const BenchRig& rig, std::span<const Slot> slots, uint32_t core)
-      : rig_(rig), slots_(slots), core_(core), coders_(Coders::Create().value()), write_at_(core) {
-    symbols_.resize(size_t{kBlockSymbolsMax} * 2);
-  }
+      : rig_(rig),
+        slots_(slots),
+        core_(core),
+        coders_(Coders::Create().value()),
+        batch_(&coders_),
+        write_at_(core) {}
 
   StageRates Stages() {
     StageRates rates;
@@ -95,9 +98,16 @@ class ComputeRun {
     rates.ratio = static_cast<double>(symbols.size()) / static_cast<double>(used);
     rates.encode =
         MedianRate(rig_, [&] { return codec.Encode(symbols, coded) == used ? symbols.size() : 0; });
+    // As many at a time as the pipeline takes.
+    std::vector<CodedBlock> blocks(codec.blocks_side_by_side());
+    std::vector<std::byte> out(blocks.size() * kSymbolStride);
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      blocks[i] = {std::span(coded).first(used),
+                   std::span(out).subspan(i * kSymbolStride, symbols.size()), OkStatus()};
+    }
     rates.decode = MedianRate(rig_, [&] {
-      const std::span<std::byte> out = std::span(symbols_).first(symbols.size());
-      return codec.Decode(std::span(coded).first(used), out).ok() ? symbols.size() : 0;
+      codec.DecodeEach(blocks);
+      return blocks[0].status.ok() ? symbols.size() * blocks.size() : 0;
     });
     return rates;
   }
@@ -110,16 +120,18 @@ class ComputeRun {
     blocks_left_ = reader->block_count();
     return std::move(reader).value();
   }
+  // The next blocks, as many as are decoded together; the first of them is then the current one.
   bool DecodeNext(SegmentReader& reader) {
-    if (blocks_left_ == 0) return false;
-    --blocks_left_;
-    block_ = reader.NextBlock();
-    SS_CHECK(block_.Verify().ok(), "a block of our own");
-    current_ = block_.coded();
-    if (block_.codec == CodecId::kNone) return true;
-    const std::span<std::byte> out = std::span(symbols_).first(block_.symbol_bytes);
-    SS_CHECK(coders_.codec(block_.codec).Decode(current_, out).ok(), "a block of our own");
-    current_ = out;
+    batch_.Clear();
+    for (; blocks_left_ > 0 && batch_.has_room(); --blocks_left_) {
+      const BlockView block = reader.NextBlock();
+      SS_CHECK(block.Verify().ok(), "a block of our own");
+      batch_.Add(block);
+    }
+    if (batch_.size() == 0) return false;
+    SS_CHECK(batch_.Decode().ok(), "blocks of our own");
+    block_ = batch_.block(0);
+    current_ = batch_.symbols(0);
     return true;
   }
 
@@ -147,13 +159,13 @@ class ComputeRun {
     StoreFence();
     return bytes;
   }
+  static constexpr size_t kRun = 64 * kKiB;
   uint64_t Write() {
-    constexpr size_t kRun = 64 * kKiB;
     const std::span<std::byte> region = rig_.rank().device().direct();
     const size_t run = std::min(kRun, region.size());
     // A stride that visits all of the region, no two neighbours after each other.
     write_at_ = (write_at_ + 389) % (region.size() / run);
-    CopyPastCache(region.data() + write_at_ * run, symbols_.data(), run);
+    CopyPastCache(region.data() + write_at_ * run, source_.data(), run);
     return run;
   }
 
@@ -161,7 +173,8 @@ class ComputeRun {
   const std::span<const Slot> slots_;
   const uint32_t core_;
   Coders coders_;
-  std::vector<std::byte> symbols_;
+  std::vector<std::byte> source_ = std::vector<std::byte>(kRun);
+  BlockBatch batch_;
   BlockView block_;
   uint32_t blocks_left_ = 0;
   std::span<const std::byte> current_;

@@ -1,9 +1,13 @@
 // Encode and decode of one block on one core, bytes of symbols per second; "ratio" is symbols to
 // coded bytes. Blocks rotate through 16 MiB of distinct symbols, so tables are not predicted.
 //
+// DecodeSideBySide: as many blocks at a time as the codec takes, as the data plane decodes them.
+// DecodeByIgzip: the same Deflate blocks by ISA-L, the baseline.
+//
 // DecodeByEngine: the same Deflate blocks through DPDK's software drivers, by wall clock, with 1 or
 // 64 in flight. Their work runs in a thread of the plug-in: software, not hardware.
 #include <benchmark/benchmark.h>
+#include <isa-l/igzip_lib.h>
 
 #include <array>
 #include <thread>
@@ -81,6 +85,48 @@ void Decode(benchmark::State& state) {
   Report(state, work, coded_bytes);
 }
 
+void DecodeSideBySide(benchmark::State& state) {
+  Workload work(state);
+  size_t coded_bytes = 0;
+  const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
+  constexpr size_t kCount = kBlocksSideBySideMax;
+  std::vector<std::byte> out(kCount * kSymbolStride);
+  std::array<CodedBlock, kCount> blocks;
+  size_t next = 0;
+  for (auto _ : state) {
+    for (size_t i = 0; i < kCount; ++i) {
+      blocks[i] = {coded[next], std::span(out).subspan(i * kSymbolStride, work.block_bytes), {}};
+      next = (next + 1) % work.block_count;
+    }
+    work.codec->DecodeEach(blocks);
+    for (const CodedBlock& block : blocks) {
+      if (!block.status.ok()) state.SkipWithError("corrupt");
+    }
+  }
+  Report(state, work, coded_bytes);
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(kCount * work.block_bytes));
+}
+
+void DecodeByIgzip(benchmark::State& state) {
+  Workload work(state);
+  size_t coded_bytes = 0;
+  const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
+  std::vector<std::byte> out(work.block_bytes);
+  inflate_state inflate;
+  isal_inflate_init(&inflate);
+  size_t block = 0;
+  for (auto _ : state) {
+    isal_inflate_reset(&inflate);
+    inflate.next_in = reinterpret_cast<uint8_t*>(const_cast<std::byte*>(coded[block].data()));
+    inflate.avail_in = static_cast<uint32_t>(coded[block].size());
+    inflate.next_out = reinterpret_cast<uint8_t*>(out.data());
+    inflate.avail_out = static_cast<uint32_t>(out.size());
+    if (isal_inflate_stateless(&inflate) != ISAL_DECOMP_OK) state.SkipWithError("corrupt");
+    block = (block + 1) % work.block_count;
+  }
+  Report(state, work, coded_bytes);
+}
+
 void DecodeByEngine(benchmark::State& state, const char* device) {
   constexpr uint32_t kDepth = 64;
   Workload work(state);
@@ -127,7 +173,17 @@ void Blocks(benchmark::internal::Benchmark* bench) {
 }
 
 BENCHMARK(Decode)->Apply(Blocks);
+BENCHMARK(DecodeSideBySide)->Apply(Blocks);
 BENCHMARK(Encode)->Apply(Blocks);
+
+void DeflateBlocks(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"codec", "kind", "block"});
+  for (const int64_t kind : {0, 1}) {
+    for (const int64_t block : {32 << 10, 64 << 10}) bench->Args({1, kind, block});
+  }
+}
+
+BENCHMARK(DecodeByIgzip)->Apply(DeflateBlocks);
 
 // The same and how many are in flight.
 void EngineBlocks(benchmark::internal::Benchmark* bench) {

@@ -11,8 +11,8 @@
 
 namespace shadowserve {
 
-// id: 1 raw Deflate (ISA-L decodes; encodes Huffman-only), 2 zstd (standard frames, literals only).
-// kUnsupported names any other id.
+// id: 1 raw Deflate (encodes Huffman-only; decodes that side by side, anything else by ISA-L), 2
+// zstd (standard frames, literals only). kUnsupported names any other id.
 Result<std::unique_ptr<BlockCodec>> MakeBlockCodec(uint8_t id);
 
 }  // namespace shadowserve

@@ -16,10 +16,13 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <string>
 
 #include "codec/huffman.h"
+#include "codec/literal_inflate.h"
 
 namespace shadowserve {
 namespace {
@@ -27,10 +30,15 @@ namespace {
 constexpr size_t kLiterals = 256;
 constexpr size_t kEndOfBlock = 256;
 constexpr size_t kDistanceCodes = 2;
-// ISA-L's decoder looks codes up by 12 bits and takes longer ones from a second table.
-constexpr uint32_t kLiteralBitsMax = 12;
+// The decoder's tables are indexed by the bits of the longest code, and the smaller they are the
+// more streams it decodes side by side (literal_inflate.h). 11 bits, as zstd has, cost 0.9 % of
+// size against 12 on q8's symbols; 10 bits, for codes that are short on average, 0.4 % on
+// exponents.
+constexpr uint32_t kLiteralBitsMax = 11;
+constexpr uint32_t kShortLiteralBitsMax = 10;
+constexpr uint64_t kShortBitsMean = 5;
 // This many fit a 64-bit buffer that holds up to 7 bits already.
-constexpr size_t kCodesPerFlush = 4;
+constexpr size_t kCodesPerFlush = 5;
 static_assert(7 + kCodesPerFlush * kLiteralBitsMax < 64);
 
 // Code lengths are sent as symbols 0..15 and three kinds of runs.
@@ -122,7 +130,10 @@ struct BlockCode {
     std::array<uint32_t, kEndOfBlock + 1> weights;
     std::copy(counts.begin(), counts.end(), weights.begin());
     weights[kEndOfBlock] = 1;
-    BoundedCodeLengths(weights, kLiteralBitsMax, lengths);
+    uint64_t literal_bits = SetLengths(weights, kLiteralBitsMax);
+    if (literal_bits <= kShortBitsMean * std::reduce(weights.begin(), weights.end(), uint64_t{0})) {
+      literal_bits = SetLengths(weights, kShortLiteralBitsMax);
+    }
     CanonicalCodes(lengths, codes);
     ListTokens();
     std::array<uint32_t, kLengthSymbols> token_counts = {};
@@ -136,14 +147,20 @@ struct BlockCode {
     for (size_t i = 0; i < token_count; ++i) {
       bits += token_lengths[tokens[i].symbol] + tokens[i].extra_bits;
     }
-    for (size_t value = 0; value <= kEndOfBlock; ++value) {
-      bits += uint64_t{weights[value]} * lengths[value];
-    }
+    bits += literal_bits;
   }
 
   size_t bytes() const { return static_cast<size_t>((bits + 7) / 8); }
 
  private:
+  // The bits of all codes.
+  uint64_t SetLengths(const std::array<uint32_t, kEndOfBlock + 1>& weights, uint32_t bits_max) {
+    BoundedCodeLengths(weights, bits_max, lengths);
+    return std::transform_reduce(
+        weights.begin(), weights.end(), lengths.begin(), uint64_t{0}, std::plus<>(),
+        [](uint32_t weight, uint8_t length) { return uint64_t{weight} * length; });
+  }
+
   void AddToken(uint8_t symbol, uint32_t extra_bits, size_t extra) {
     tokens[token_count++] = {symbol, static_cast<uint8_t>(extra_bits), static_cast<uint8_t>(extra)};
   }
@@ -229,6 +246,27 @@ class DeflateCodec final : public BlockCodec {
   }
 
   Status Decode(std::span<const std::byte> coded, std::span<std::byte> symbols) override {
+    CodedBlock block{coded, symbols, {}};
+    DecodeEach(std::span(&block, 1));
+    return block.status;
+  }
+
+  void DecodeEach(std::span<CodedBlock> blocks) override {
+    std::array<bool, LiteralInflate::kStreamsMax> decoded = {};
+    while (!blocks.empty()) {
+      size_t taken = literals_.Decode(blocks, &decoded);
+      if (taken == 0) decoded[taken++] = false;
+      for (size_t i = 0; i < taken; ++i) {
+        blocks[i].status = decoded[i] ? OkStatus() : DecodeAny(blocks[i].coded, blocks[i].symbols);
+      }
+      blocks = blocks.subspan(taken);
+    }
+  }
+  uint32_t blocks_side_by_side() const override { return LiteralInflate::kStreamsMax; }
+
+ private:
+  // Any Deflate stream, and what is wrong with one.
+  Status DecodeAny(std::span<const std::byte> coded, std::span<std::byte> symbols) {
     constexpr size_t kMax = std::numeric_limits<uint32_t>::max();
     if (coded.size() > kMax || symbols.size() > kMax) {
       return Status(StatusCode::kCorrupt, "deflate: block of 4 GiB or more");
@@ -250,7 +288,7 @@ class DeflateCodec final : public BlockCodec {
     return OkStatus();
   }
 
- private:
+  LiteralInflate literals_;
   inflate_state inflate_;
 };
 

@@ -1,4 +1,6 @@
-// Raw Deflate (RFC 1951) through ISA-L: what BlueField-3, QAT and nvCOMP decode in hardware.
+// Raw Deflate (RFC 1951), written Huffman-only: what BlueField-3, QAT and nvCOMP decode in
+// hardware. Decoded here several blocks side by side (literal_inflate.h); any other stream through
+// ISA-L.
 #ifndef SHADOWSERVE_CODEC_DEFLATE_CODEC_H_
 #define SHADOWSERVE_CODEC_DEFLATE_CODEC_H_
 

@@ -47,9 +47,13 @@ void DepthsInPlace(std::span<uint32_t> weights) {
 }
 
 uint32_t Reversed(uint32_t code, uint32_t bits) {
-  uint32_t reversed = 0;
-  for (uint32_t i = 0; i < bits; ++i) reversed |= (code >> i & 1) << (bits - 1 - i);
-  return reversed;
+  static_assert(kHuffmanBitsMax <= 16);
+  uint32_t x = code;
+  x = (x & 0x5555) << 1 | (x >> 1 & 0x5555);
+  x = (x & 0x3333) << 2 | (x >> 2 & 0x3333);
+  x = (x & 0x0F0F) << 4 | (x >> 4 & 0x0F0F);
+  x = (x & 0x00FF) << 8 | (x >> 8 & 0x00FF);
+  return x >> (16 - bits);
 }
 
 }  // namespace

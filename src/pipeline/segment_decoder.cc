@@ -13,9 +13,6 @@ Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics,
   SS_TRY_ASSIGN(Coders coders, Coders::Create());
   auto decoder =
       std::unique_ptr<SegmentDecoder>(new SegmentDecoder(std::move(coders), metrics, clock, seal));
-  // Blocks of raw fp16/bf16 have two bytes of symbols per element; they are never decoded into
-  // here.
-  decoder->symbols_.resize(size_t{kBlockSymbolsMax} * 2);
   if (engine.engine != nullptr) {
     SS_TRY_ASSIGN(decoder->engine_, EnginePort::Create(engine, metrics));
   }
@@ -48,11 +45,17 @@ bool SegmentDecoder::CanStep(const DecodeCursor& cursor, uint64_t arrived) const
 Result<bool> SegmentDecoder::Step(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks) {
   if (seal_ != nullptr) cursor->reader->UseSeal(seal_);
   Status status;
-  for (; blocks > 0 && status.ok(); --blocks) {
+  while (blocks > 0 && status.ok()) {
     if (cursor->engine.finished != EnginePort::kNoSlot) {
       status = FinishBlock(cursor);
+      --blocks;
     } else if (CanBegin(*cursor, arrived)) {
-      status = BeginBlock(cursor);
+      const Result<uint32_t> begun = BeginBlocks(cursor, arrived, blocks);
+      if (begun.ok()) {
+        blocks -= *begun;
+      } else {
+        status = begun.status();
+      }
     } else {
       break;
     }
@@ -71,18 +74,28 @@ void SegmentDecoder::Abandon(DecodeCursor* cursor) {
   if (engine_ != nullptr) engine_->Abandon(&cursor->engine);
 }
 
-Status SegmentDecoder::BeginBlock(DecodeCursor* cursor) {
-  --cursor->blocks_left;
-  const BlockView block = cursor->reader->NextBlock();
+// One block for the engine, or up to `blocks` that are decoded here; returns their number.
+// REQUIRES: CanBegin.
+Result<uint32_t> SegmentDecoder::BeginBlocks(DecodeCursor* cursor, uint64_t arrived,
+                                             uint32_t blocks) {
+  batch_.Clear();
   const int64_t start_ns = clock_->NowNs();
-  // Checked also where nothing of the block is wanted: a damaged object must not stay.
-  SS_TRY(block.Verify());
-  if (block.codec != CodecId::kNone && engine_ != nullptr && engine_->Takes(block)) {
-    engine_->Submit(&cursor->engine, block);
-    CountStage(metrics_, StageLabel::kDecode, start_ns, clock_->NowNs(), cursor->task.name, false);
-    return OkStatus();
-  }
-  return DecodeAndWrite(cursor, block, start_ns);
+  do {
+    --cursor->blocks_left;
+    const BlockView block = cursor->reader->NextBlock();
+    // Checked also where nothing of the block is wanted: a damaged object must not stay.
+    SS_TRY(block.Verify());
+    if (block.codec != CodecId::kNone && engine_ != nullptr && engine_->Takes(block)) {
+      engine_->Submit(&cursor->engine, block);
+      CountStage(metrics_, StageLabel::kDecode, start_ns, clock_->NowNs(), cursor->task.name,
+                 false);
+      return 1;
+    }
+    batch_.Add(block);
+  } while (engine_ == nullptr && batch_.size() < blocks && batch_.has_room() &&
+           CanBegin(*cursor, arrived));
+  SS_TRY(DecodeAndWrite(cursor, start_ns));
+  return batch_.size();
 }
 
 // A block that came back from the engine, decoded or not.
@@ -92,23 +105,21 @@ Status SegmentDecoder::FinishBlock(DecodeCursor* cursor) {
   if (!finished.symbols.empty()) {
     WriteBlock(cursor, finished.block, finished.symbols);
   } else {
-    status = DecodeAndWrite(cursor, finished.block, clock_->NowNs());
+    batch_.Clear();
+    batch_.Add(finished.block);
+    status = DecodeAndWrite(cursor, clock_->NowNs());
   }
   engine_->Release(&cursor->engine, finished.slot);
   return status;
 }
 
-// In software. `start_ns`: since when the block is worked on.
-Status SegmentDecoder::DecodeAndWrite(DecodeCursor* cursor, const BlockView& block,
-                                      int64_t start_ns) {
-  std::span<const std::byte> symbols = block.coded();
-  if (block.codec != CodecId::kNone) {
-    const std::span<std::byte> out = std::span(symbols_).first(block.symbol_bytes);
-    SS_TRY(coders_.codec(block.codec).Decode(symbols, out));
-    symbols = out;
-  }
+// The batch, in software. `start_ns`: since when it is worked on.
+Status SegmentDecoder::DecodeAndWrite(DecodeCursor* cursor, int64_t start_ns) {
+  SS_TRY(batch_.Decode());
   CountStage(metrics_, StageLabel::kDecode, start_ns, clock_->NowNs(), cursor->task.name, false);
-  WriteBlock(cursor, block, symbols);
+  for (uint32_t i = 0; i < batch_.size(); ++i) {
+    WriteBlock(cursor, batch_.block(i), batch_.symbols(i));
+  }
   return OkStatus();
 }
 

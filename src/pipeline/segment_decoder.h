@@ -1,10 +1,11 @@
 // The compute half of a fetch: one stored segment -> verified, decoded, dequantized, written to
 // pages.
 //
-// A block is checked (CRC, or with keys its tag), decoded into an L2-sized buffer and written from
-// there straight to its final place (or the staging slab that one transfer covers): decode and
-// dequantize run back to back, the page-layout scatter is part of the address computation. Works in
-// steps of a few blocks, so that one thread can interleave segments, stores and saves.
+// Blocks are checked (CRC, or with keys the tag), decoded into an L2-sized buffer, as many together
+// as the codec takes side by side, and written from there straight to their final place (or the
+// staging slab that one transfer covers): decode and dequantize run back to back, the page-layout
+// scatter is part of the address computation. Works in steps of a few blocks, so that one thread
+// can interleave segments, stores and saves.
 //
 // With a codec engine, checked blocks are handed to it ahead and written, in any order, once they
 // are decoded; whatever it does not take or does not decode is decoded here, as without it. What is
@@ -25,6 +26,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "format/segment.h"
+#include "pipeline/block_batch.h"
 #include "pipeline/coders.h"
 #include "pipeline/engine_port.h"
 #include "pipeline/page_map.h"
@@ -87,20 +89,24 @@ class SegmentDecoder {
 
  private:
   SegmentDecoder(Coders coders, Metrics* metrics, const Clock* clock, Seal* seal)
-      : coders_(std::move(coders)), metrics_(metrics), clock_(clock), seal_(seal) {}
+      : coders_(std::move(coders)),
+        batch_(&coders_),
+        metrics_(metrics),
+        clock_(clock),
+        seal_(seal) {}
   bool CanBegin(const DecodeCursor& cursor, uint64_t arrived) const;
-  Status BeginBlock(DecodeCursor* cursor);
+  Result<uint32_t> BeginBlocks(DecodeCursor* cursor, uint64_t arrived, uint32_t blocks);
   Status FinishBlock(DecodeCursor* cursor);
-  Status DecodeAndWrite(DecodeCursor* cursor, const BlockView& block, int64_t start_ns);
+  Status DecodeAndWrite(DecodeCursor* cursor, int64_t start_ns);
   void WriteBlock(DecodeCursor* cursor, const BlockView& block, std::span<const std::byte> symbols);
   void CountBytes(DecodeCursor* cursor, const BlockView& block);
 
   Coders coders_;
+  BlockBatch batch_;  // decoded here
   Metrics* metrics_;
   const Clock* clock_;
   Seal* seal_;
   std::unique_ptr<EnginePort> engine_;  // null: software alone
-  std::vector<std::byte> symbols_;      // one block decoded here
   std::vector<PlanePiece> pieces_;
 };
 
