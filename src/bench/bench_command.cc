@@ -1,6 +1,7 @@
 #include "bench/bench_command.h"
 
 #include <fmt/format.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -71,10 +72,7 @@ Counts CountsOf(const BenchRig& rig) {
   counts.cpu_seconds = ProcessCpuSeconds();
   counts.kv_bytes = metrics.kv_bytes[DirectionLabel::kIn].value();
   counts.wire_bytes = metrics.wire_bytes[DirectionLabel::kIn].value();
-  for (const StageLabel stage :
-       {StageLabel::kNetwork, StageLabel::kDecode, StageLabel::kDequantize, StageLabel::kWrite}) {
-    counts.moved_bytes += metrics.stage_bytes[stage].value();
-  }
+  counts.moved_bytes = LoadBytesMoved(metrics);
   return counts;
 }
 
@@ -136,7 +134,7 @@ Json Circumstances(const BenchRig& rig) {
                         ? "disk, temporary, page cache warm"
                         : options.store_url.substr(0, options.store_url.find("://"))},
           {"device", rig.rank().device().kind()},
-          {"emulated", true},
+          {"emulated", options.card == nullptr ? Json(true) : Json(options.card->name)},
           {"cpu", CpuModel()},
           {"cores", options.cores},
           {"pages", BenchPagesName(options.pages)},
@@ -170,7 +168,82 @@ Json RecommendedJson(const StageRates& rates) {
   return json;
 }
 
-Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress) {
+// CPUs that this thread may use beside those of the data plane.
+std::vector<int> SpareCpus(const std::vector<int>& cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> spare;
+  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return spare;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    const bool taken = std::find(cores.begin(), cores.end(), cpu) != cores.end();
+    if (CPU_ISSET(static_cast<size_t>(cpu), &set) && !taken) spare.push_back(cpu);
+  }
+  return spare;
+}
+
+// Where the emulated card was when measuring began.
+struct CardStart {
+  EmulatedEngine::Counts engine;
+  int64_t ns = 0;
+  int64_t waited_ns = 0;
+};
+
+// Every block passes the emulated engine once, so that from now on it knows them.
+Result<CardStart> WarmUpCard(BenchRig& rig) {
+  rig.StartLoads();
+  SS_TRY(rig.StopLoads());
+  return CardStart{rig.emulated_engine()->counts(), rig.clock().NowNs(),
+                   rig.emulated_memory()->waited_ns()};
+}
+
+// What was emulated, how far this machine kept up with it, and what bounds the rate.
+Json CardJson(const BenchRig& rig, const CardStart& start, const StageRates& stages) {
+  const CardProfile& card = *rig.options().card;
+  const Metrics& metrics = rig.metrics();
+  const auto kv_bytes = static_cast<double>(metrics.kv_bytes[DirectionLabel::kIn].value());
+  const auto per_kv_byte = [&](uint64_t bytes) { return static_cast<double>(bytes) / kv_bytes; };
+  const double engine_bytes =
+      per_kv_byte(metrics.codec_engine_bytes[CodecBytesLabel::kSymbols].value());
+  const double memory_bytes = per_kv_byte(LoadBytesMovedOnCard(metrics));
+  const EmulatedEngine::Counts now = rig.emulated_engine()->counts();
+  const uint64_t tasks = now.tasks - start.engine.tasks;
+  const auto share = [&](uint64_t of) {
+    return tasks == 0 ? 0.0 : static_cast<double>(of) / static_cast<double>(tasks);
+  };
+  uint64_t fallbacks = 0;
+  for (size_t i = 0; i < static_cast<size_t>(CodecFallbackLabel::kCount); ++i) {
+    fallbacks += metrics.codec_engine_fallbacks[static_cast<CodecFallbackLabel>(i)].value();
+  }
+  const int64_t waited_ns = rig.emulated_memory()->waited_ns() - start.waited_ns;
+  Json limits = {{"network", stages.network / kGigabyte},
+                 {"cores", stages.cores_bound() / kGigabyte},
+                 {"memory", card.memory_bytes_per_s / memory_bytes / kGigabyte}};
+  if (engine_bytes > 0) limits["engine"] = card.engine_bytes_per_s / engine_bytes / kGigabyte;
+  std::string bottleneck = "network";
+  for (const auto& [name, rate] : limits.items()) {
+    if (rate < limits[bottleneck]) bottleneck = name;
+  }
+  return {{"cores_of_card", card.cores},
+          {"cores_used", stages.cores},
+          {"engine",
+           {{"task_bytes_max", card.engine.op_bytes_max},
+            {"task_us", static_cast<double>(card.engine_task_ns) * 1e-3},
+            {"gigabits_per_s", card.engine_bytes_per_s * 8 * 1e-9},
+            {"depth", card.engine.depth},
+            {"tasks", tasks},
+            {"late_share", share(now.late - start.engine.late)},
+            {"decoded_here_share", share(now.decoded_here - start.engine.decoded_here)},
+            {"blocks_not_taken", fallbacks}}},
+          {"memory_gigabytes_per_s", card.memory_bytes_per_s / kGigabyte},
+          {"memory_bytes_per_kv_byte", memory_bytes},
+          {"memory_throttled", waited_ns > 0},
+          {"memory_waited_share",
+           static_cast<double>(waited_ns) / static_cast<double>(rig.clock().NowNs() - start.ns)},
+          {"limits_kv_gigabytes_per_s", std::move(limits)},
+          {"bottleneck", bottleneck}};
+}
+
+Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress, StageRates* stages_alone) {
   SS_TRY_ASSIGN(const PipelineRates pipeline, RunPipeline(rig, progress));
   Json json;
   json["kv_gigabytes_per_s"] = pipeline.kv / kGigabyte;
@@ -185,7 +258,8 @@ Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress) {
     json["pages_equal_saved"] = true;
   }
   progress.Say("measuring the stages alone");
-  SS_TRY_ASSIGN(const StageRates stages, RunStages(rig));
+  SS_TRY_ASSIGN(*stages_alone, RunStages(rig));
+  const StageRates& stages = *stages_alone;
   json["stage_alone_gigabytes_per_s"] = StageJson(stages);
   json["dequantize_into_pages_gigabytes_per_s"] = stages.dequantize_into_pages / kGigabyte;
   json["ratio_to_slowest"] = pipeline.kv / stages.slowest();
@@ -200,24 +274,31 @@ Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress) {
 }
 
 Result<Json> Measure(const BenchOptions& options, Progress& progress) {
+  const std::vector<int> spare_cpus = SpareCpus(options.cores);
   // As the daemon: every thread and kernel worker keeps to these cores.
   SS_TRY(PinThisThread(options.cores));
   progress.Say("preparing pages and store");
-  SS_TRY_ASSIGN(const std::unique_ptr<BenchRig> rig, BenchRig::Create(options));
+  SS_TRY_ASSIGN(const std::unique_ptr<BenchRig> rig, BenchRig::Create(options, spare_cpus));
   SS_TRY_ASSIGN(const double save_rate, rig->FillStore());
   Json json = Circumstances(*rig);
   json["save_kv_gigabytes_per_s"] = save_rate / kGigabyte;
+  CardStart card_start;
+  if (options.card != nullptr) {
+    progress.Say("teaching the emulated engine");
+    SS_TRY_ASSIGN(card_start, WarmUpCard(*rig));
+  }
+  StageRates stages;
   switch (options.verb) {
     case BenchVerb::kPipeline: {
-      SS_TRY_ASSIGN(const Json rates, MeasurePipeline(*rig, progress));
+      SS_TRY_ASSIGN(const Json rates, MeasurePipeline(*rig, progress, &stages));
       json.update(rates);
       break;
     }
     case BenchVerb::kStages: {
-      SS_TRY_ASSIGN(const StageRates rates, RunStages(*rig));
-      json["stage_alone_gigabytes_per_s"] = StageJson(rates);
-      json["dequantize_into_pages_gigabytes_per_s"] = rates.dequantize_into_pages / kGigabyte;
-      json["recommended"] = RecommendedJson(rates);
+      SS_TRY_ASSIGN(stages, RunStages(*rig));
+      json["stage_alone_gigabytes_per_s"] = StageJson(stages);
+      json["dequantize_into_pages_gigabytes_per_s"] = stages.dequantize_into_pages / kGigabyte;
+      json["recommended"] = RecommendedJson(stages);
       break;
     }
     case BenchVerb::kStore: {
@@ -233,6 +314,7 @@ Result<Json> Measure(const BenchOptions& options, Progress& progress) {
       break;
     }
   }
+  if (options.card != nullptr) json["card"] = CardJson(*rig, card_start, stages);
   return json;
 }
 
@@ -271,7 +353,9 @@ int RunBench(std::span<const std::string> arguments, bool json, std::ostream& ou
   if (options->json) {
     out << measured->dump(2) << "\n";
   } else {
-    PrintText(*measured, "", out);
+    // Whatever line of it is quoted.
+    const CardProfile* card = options->card;
+    PrintText(*measured, card == nullptr ? "" : fmt::format("emulated {}: ", card->name), out);
   }
   return kExitDone;
 }

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <vector>
 
 #include "bench/bench_options.h"
+#include "bench/bench_rig.h"
 #include "bench/kv_sample.h"
 #include "cli/commands.h"
 #include "gmock/gmock.h"
@@ -19,6 +21,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 using Json = nlohmann::json;
 
 const std::vector<std::string> kSmall = {
@@ -79,6 +82,82 @@ TEST(BenchCommandTest, MeasuresEachPartAlone) {
   }
 }
 
+TEST(BenchCommandTest, AnEmulatedCardIsNamedAndBoundsWhatItWouldReach) {
+  for (const char* verb : {"pipeline", "stages"}) {
+    const Ran ran = RunSmall({verb, "--emulate", "bf3", "--store", "memory://?capacity=64MiB"});
+    ASSERT_EQ(ran.code, kExitDone) << ran.err;
+    const Json json = Json::parse(ran.out);
+    EXPECT_EQ(json.at("emulated"), "bf3");
+    EXPECT_EQ(json.at("lossless"), "deflate");
+    const Json& card = json.at("card");
+    EXPECT_GT(card.at("engine").at("tasks").get<uint64_t>(), 0u);
+    EXPECT_EQ(card.at("engine").at("decoded_here_share").get<double>(), 0);
+    EXPECT_EQ(card.at("engine").at("blocks_not_taken").get<uint64_t>(), 0u);
+    EXPECT_FALSE(card.at("memory_throttled").get<bool>());
+    const Json& limits = card.at("limits_kv_gigabytes_per_s");
+    const std::string bottleneck = card.at("bottleneck");
+    for (const char* limit : {"network", "engine", "cores", "memory"}) {
+      EXPECT_GE(limits.at(limit).get<double>(), limits.at(bottleneck).get<double>()) << limit;
+    }
+    // bf16 exponents through the engine, half of the bytes: 2 KV bytes per decoded byte.
+    EXPECT_NEAR(limits.at("engine").get<double>(), 2 * 23.5, 0.1);
+    // Of the card's memory: stored bytes in, checked and read, exponents written and read, the
+    // other halves read, pages staged and read.
+    EXPECT_GT(card.at("memory_bytes_per_kv_byte").get<double>(), 3.5);
+    EXPECT_LT(card.at("memory_bytes_per_kv_byte").get<double>(), 6.5);
+  }
+}
+
+TEST(BenchCommandTest, EveryLineOfTextSaysEmulated) {
+  std::vector<std::string> arguments = {"stages", "--emulate", "bf3", "--format", "text"};
+  arguments.insert(arguments.end(), kSmall.begin(), kSmall.end());
+  std::ostringstream out;
+  std::ostringstream err;
+  ASSERT_EQ(RunBench(arguments, false, out, err), kExitDone) << err.str();
+  std::istringstream lines(out.str());
+  size_t count = 0;
+  for (std::string line; std::getline(lines, line); ++count) {
+    EXPECT_THAT(line, StartsWith("emulated bf3: "));
+  }
+  EXPECT_GT(count, 20u);
+}
+
+TEST(BenchCommandTest, AnUnknownCardIsOneLineAndExitCode2) {
+  const Ran ran = RunSmall({"pipeline", "--emulate", "bf9"});
+  EXPECT_EQ(ran.code, kExitUsage);
+  EXPECT_THAT(ran.err, HasSubstr("--emulate: 'bf9'"));
+  EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1);
+}
+
+// A lossy profile, so that pages are compared with each other, not with what was saved.
+TEST(BenchRigTest, AnEmulatedCardWritesTheSamePages) {
+  std::vector<std::string> arguments = {"pipeline",
+                                        "--profile",
+                                        "q8",
+                                        "--lossless",
+                                        "deflate",
+                                        "--store",
+                                        "memory://?capacity=64MiB"};
+  arguments.insert(arguments.end(), kSmall.begin(), kSmall.end());
+  const BenchOptions plain = ParseBenchOptions(arguments, true).value();
+  arguments.insert(arguments.end(), {"--emulate", "bf3"});
+  const BenchOptions emulated = ParseBenchOptions(arguments, true).value();
+  std::vector<std::unique_ptr<BenchRig>> rigs;
+  for (const BenchOptions& options : {plain, emulated}) {
+    rigs.push_back(BenchRig::Create(options, {}).value());
+    ASSERT_TRUE(rigs.back()->FillStore().ok());
+    // The second time the engine knows the blocks.
+    for (int round = 0; round < 2; ++round) {
+      rigs.back()->StartLoads();
+      ASSERT_TRUE(rigs.back()->StopLoads().ok());
+    }
+  }
+  ASSERT_GT(rigs[1]->emulated_engine()->counts().tasks, 0u);
+  const auto pages = [&](size_t rig) { return rigs[rig]->rank().device().direct(); };
+  ASSERT_EQ(pages(0).size(), pages(1).size());
+  EXPECT_EQ(std::memcmp(pages(0).data(), pages(1).data(), pages(0).size()), 0);
+}
+
 TEST(BenchCommandTest, LeavesNothingBehindInAStoreThatIsNotItsOwn) {
   const auto directory = std::filesystem::temp_directory_path() / "bench_command_test_store";
   std::filesystem::remove_all(directory);
@@ -122,6 +201,23 @@ TEST(BenchOptionsTest, AnEngineAndItsDeviceNeedEachOther) {
         {"pipeline", "--engine-device", "compress_isal"},
         {"pipeline", "--engine", "qat"}}) {
     EXPECT_EQ(parse(bad).status().code(), StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(BenchOptionsTest, ACardIsEmulatedWhereItsEngineAndCoresAreMeasured) {
+  const auto parse = [](std::vector<std::string> arguments) {
+    return ParseBenchOptions(arguments, false);
+  };
+  EXPECT_EQ(parse({"pipeline"})->card, nullptr);
+  EXPECT_EQ(parse({"stages", "--emulate", "bf3"})->lossless, CodecId::kDeflate);
+  EXPECT_EQ(parse({"stages", "--emulate", "bf3", "--lossless", "zstd"})->lossless, CodecId::kZstd);
+  EXPECT_TRUE(parse({"pipeline", "--emulate", "bf3", "--cores", "0-15"}).ok());
+  for (const std::vector<std::string>& bad :
+       {std::vector<std::string>{"codec", "--emulate", "bf3"},
+        {"store", "--emulate", "bf3"},
+        {"pipeline", "--emulate", "bf3", "--cores", "0-16"},
+        {"pipeline", "--emulate", "bf3", "--engine", "compressdev", "--engine-device", "x"}}) {
+    EXPECT_EQ(parse(bad).status().code(), StatusCode::kInvalidArgument) << bad[0];
   }
 }
 

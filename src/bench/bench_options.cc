@@ -33,6 +33,7 @@ struct Words {
   std::string pages;
   std::string format;
   std::string engine;
+  std::string emulate;
 };
 
 Status Invalid(std::string_view message) {
@@ -59,10 +60,26 @@ Status ParseCores(const std::string& text, std::vector<int>* cores) {
   return OkStatus();
 }
 
+Status CheckCard(const BenchOptions& options) {
+  if (options.card == nullptr) return OkStatus();
+  if (options.verb != BenchVerb::kPipeline && options.verb != BenchVerb::kStages) {
+    return Invalid("--emulate: only pipeline and stages can do that");
+  }
+  if (!options.engine_device.empty()) {
+    return Invalid("--emulate and --engine compressdev are two engines");
+  }
+  if (options.cores.size() > options.card->cores) {
+    return Invalid("--emulate: the card has " + std::to_string(options.card->cores) +
+                   " cores, --cores names " + std::to_string(options.cores.size()));
+  }
+  return OkStatus();
+}
+
 void AddOptions(CLI::App& app, BenchOptions& options, Words& words) {
   app.add_option("--profile", words.profile, "raw, lossless, q8 or balanced (default lossless)");
   app.add_option("--lossless", words.lossless,
-                 "codec behind the profile: zstd, deflate or none (default zstd; raw: none)");
+                 "codec behind the profile: zstd, deflate or none (default zstd; raw: none; with "
+                 "--emulate deflate)");
   app.add_option("--store", options.store_url,
                  "store URL (default: a disk store in a temporary directory)");
   app.add_option("--cores", words.cores, "CPUs of the data plane, for example 1,3-4");
@@ -70,6 +87,8 @@ void AddOptions(CLI::App& app, BenchOptions& options, Words& words) {
                  "what decodes Deflate blocks: software or compressdev (default software)");
   app.add_option("--engine-device", options.engine_device,
                  "device of compressdev, for example compress_isal");
+  app.add_option("--emulate", words.emulate,
+                 "pipeline and stages: as fast as a card's decompression engine and memory: bf3");
   app.add_option("--format", words.format, "text or json (default text)");
   app.add_option("--pages", words.pages,
                  "form of the engine's pages: cpu-vec (vLLM on CPU) or rows (GPU) (default "
@@ -95,6 +114,12 @@ Status TakeWords(const Words& words, BenchOptions& options) {
   if (!words.profile.empty()) {
     SS_TRY_ASSIGN(options.profile, ParseProfile(words.profile));
   }
+  if (!words.emulate.empty()) {
+    const Result<const CardProfile*> card = FindCard(words.emulate);
+    if (!card.ok()) return Invalid("--emulate: " + std::string(card.status().message()));
+    options.card = *card;
+    options.lossless = CodecId::kDeflate;  // what its engine decodes
+  }
   // Bits of 16-bit values hardly shrink: raw is for links that need no codec.
   if (options.profile == Profile::kRaw) options.lossless = CodecId::kNone;
   if (!words.lossless.empty()) {
@@ -108,6 +133,7 @@ Status TakeWords(const Words& words, BenchOptions& options) {
   if (compressdev == options.engine_device.empty()) {
     return Invalid("--engine compressdev and --engine-device need each other");
   }
+  SS_TRY(CheckCard(options));
   if (!words.format.empty()) {
     if (words.format != "text" && words.format != "json") {
       return Invalid("--format: '" + words.format + "' is neither text nor json");

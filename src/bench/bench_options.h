@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "bench/card_profile.h"
 #include "format/kv_layout.h"
 #include "format/object_name.h"
 #include "pipeline/tunables.h"
@@ -26,6 +27,7 @@ struct BenchOptions {
   std::string store_url;      // empty: a disk store in a directory of its own, removed afterwards
   std::vector<int> cores;     // empty: not pinned
   std::string engine_device;  // of a compressdev codec engine; empty: software
+  const CardProfile* card = nullptr;  // emulated; null: none
   BenchPages pages = BenchPages::kCpuVec;
   uint32_t page_tokens = 128;
   // The KV of an 8B model by default.

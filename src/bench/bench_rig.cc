@@ -47,8 +47,9 @@ PageLayout LayoutOf(const BenchOptions& options, uint64_t pages) {
 
 }  // namespace
 
-Result<std::unique_ptr<BenchRig>> BenchRig::Create(const BenchOptions& options) {
-  auto rig = std::unique_ptr<BenchRig>(new BenchRig(options));
+Result<std::unique_ptr<BenchRig>> BenchRig::Create(const BenchOptions& options,
+                                                   std::vector<int> spare_cpus) {
+  auto rig = std::unique_ptr<BenchRig>(new BenchRig(options, std::move(spare_cpus)));
   SS_TRY(rig->Start());
   return rig;
 }
@@ -118,6 +119,14 @@ Status BenchRig::Start() {
     SS_TRY_ASSIGN(codec_engine_, OpenPluginEngine({.device = options_.engine_device,
                                                    .depth = EnginePort::kDepthMax}));
     plane.fetch.engine = codec_engine_.get();
+  }
+  if (options_.card != nullptr) {
+    emulated_engine_ = std::make_unique<EmulatedEngine>(*options_.card, spare_cpus_, &clock_);
+    emulated_memory_ =
+        std::make_unique<EmulatedMemory>(options_.card->memory_bytes_per_s, &metrics_, &clock_);
+    SS_TRY_ASSIGN(store, MakeThrottledStore(std::move(store), emulated_memory_.get()));
+    plane.fetch.engine = emulated_engine_.get();
+    plane.fetch.engine_answer_ns = EmulatedEngine::kAnswerNs;
   }
   plane.cpus = options_.cores;
   SS_TRY_ASSIGN(plane_, DataPlane::Create(plane, std::move(store), &metrics_, &clock_, this));

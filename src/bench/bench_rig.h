@@ -12,11 +12,14 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "bench/bench_options.h"
+#include "bench/emulated_engine.h"
+#include "bench/emulated_memory.h"
 #include "client/kv_export.h"
 #include "codec/block_engine.h"
 #include "mem/slab_pool.h"
@@ -30,7 +33,9 @@ class BenchRig final : public PipelineEvents {
   // Loads in flight: one is always ready when another ends.
   static constexpr uint32_t kLoads = 2;
 
-  static Result<std::unique_ptr<BenchRig>> Create(const BenchOptions& options);
+  // `spare_cpus`: where an emulated engine may run.
+  static Result<std::unique_ptr<BenchRig>> Create(const BenchOptions& options,
+                                                  std::vector<int> spare_cpus);
   // Stops the data plane and removes what it stored.
   ~BenchRig() override;
 
@@ -61,13 +66,17 @@ class BenchRig final : public PipelineEvents {
   std::vector<ObjectName> Segments() const;
   SegmentShape ShapeOf(const ObjectName& name) const;
   uint64_t kv_bytes() const;  // of all chunks
+  // Of the emulated card; null without one.
+  EmulatedEngine* emulated_engine() const { return emulated_engine_.get(); }
+  const EmulatedMemory* emulated_memory() const { return emulated_memory_.get(); }
 
   void OnLoadDone(const LoadResult& result) override;
   void OnSaveRead(uint64_t save_id, bool last) override;
   void OnSaveDone(const SaveResult& result) override;
 
  private:
-  explicit BenchRig(const BenchOptions& options) : options_(options) {}
+  BenchRig(const BenchOptions& options, std::vector<int> spare_cpus)
+      : options_(options), spare_cpus_(std::move(spare_cpus)) {}
   Status OpenStoreDirectory();
   Status MakeEngine(std::unique_ptr<RankMemory>* rank);
   Status Start();
@@ -77,6 +86,7 @@ class BenchRig final : public PipelineEvents {
   void RemoveObjects();
 
   const BenchOptions options_;
+  const std::vector<int> spare_cpus_;
   SteadyClock clock_;
   Metrics metrics_;
   std::string directory_;  // ours, or empty
@@ -85,7 +95,9 @@ class BenchRig final : public PipelineEvents {
   std::unique_ptr<KvExporter> exporter_;
   std::vector<ChunkKey> keys_;
   std::vector<uint32_t> pages_;  // source pages of all chunks, then their target pages
-  std::unique_ptr<BlockEngine> codec_engine_;  // null: software
+  std::unique_ptr<BlockEngine> codec_engine_;  // of a plug-in; null: none
+  std::unique_ptr<EmulatedEngine> emulated_engine_;
+  std::unique_ptr<EmulatedMemory> emulated_memory_;
   std::unique_ptr<DataPlane> plane_;
   const RankMemory* rank_ = nullptr;  // the data plane's
 

@@ -66,14 +66,15 @@ class ComputeRun {
 
   StageRates Stages() {
     StageRates rates;
-    size_t slot = core_;
-    rates.decode = MedianRate(rig_, [&] {
-      const Slot& next = slots_[slot++ % slots_.size()];
-      SegmentReader reader = Open(next);
-      while (DecodeNext(reader)) {
-      }
-      return rig_.ShapeOf(next.name).raw_bytes();
-    });
+    if (rig_.emulated_engine() == nullptr) {
+      rates.decode = SegmentRate([this](SegmentReader& reader) {
+        while (DecodeNext(reader)) {
+        }
+      });
+      rates.decode_on_cores = rates.decode;
+    } else {
+      DecodeByEngine(&rates);
+    }
     const SegmentShape shape = rig_.ShapeOf(slots_[0].name);
     SegmentReader reader = Open(slots_[0]);
     DecodeNext(reader);
@@ -120,19 +121,77 @@ class ComputeRun {
     blocks_left_ = reader->block_count();
     return std::move(reader).value();
   }
-  // The next blocks, as many as are decoded together; the first of them is then the current one.
-  bool DecodeNext(SegmentReader& reader) {
-    batch_.Clear();
-    for (; blocks_left_ > 0 && batch_.has_room(); --blocks_left_) {
-      const BlockView block = reader.NextBlock();
-      SS_CHECK(block.Verify().ok(), "a block of our own");
-      batch_.Add(block);
-    }
-    if (batch_.size() == 0) return false;
+  bool VerifyNext(SegmentReader& reader) {
+    if (blocks_left_ == 0) return false;
+    --blocks_left_;
+    block_ = reader.NextBlock();
+    SS_CHECK(block_.Verify().ok(), "a block of our own");
+    return true;
+  }
+  void DecodeBatch() {
     SS_CHECK(batch_.Decode().ok(), "blocks of our own");
     block_ = batch_.block(0);
     current_ = batch_.symbols(0);
+  }
+  void Decode() {
+    batch_.Clear();
+    batch_.Add(block_);
+    DecodeBatch();
+  }
+  // The next blocks, as many as are decoded together; the first of them is then the current one.
+  bool DecodeNext(SegmentReader& reader) {
+    batch_.Clear();
+    while (batch_.has_room() && VerifyNext(reader)) batch_.Add(block_);
+    if (batch_.size() == 0) return false;
+    DecodeBatch();
     return true;
+  }
+
+  // KV bytes per second of `work` on the segments in turn.
+  template <typename Work>
+  double SegmentRate(Work&& work) {
+    size_t slot = core_;
+    return MedianRate(rig_, [&] {
+      const Slot& next = slots_[slot++ % slots_.size()];
+      SegmentReader reader = Open(next);
+      work(reader);
+      return rig_.ShapeOf(next.name).raw_bytes();
+    });
+  }
+
+  void DecodeByEngine(StageRates* rates) {
+    Metrics unread;
+    EnginePort::Options options;
+    options.engine = rig_.emulated_engine();
+    options.answer_ns = EmulatedEngine::kAnswerNs;
+    const std::unique_ptr<EnginePort> port = EnginePort::Create(options, &unread).value();
+    EnginePort::Client client;
+    const auto is_engines = [&] { return block_.codec != CodecId::kNone && port->Takes(block_); };
+    const auto collect = [&] {
+      port->Flush();
+      port->Poll();
+      while (client.finished != EnginePort::kNoSlot) {
+        port->Release(&client, port->TakeFinished(&client).slot);
+      }
+    };
+    // Blocks of several segments are under way, as in the pipeline.
+    rates->decode = SegmentRate([&](SegmentReader& reader) {
+      while (VerifyNext(reader)) {
+        if (!is_engines()) {
+          Decode();
+          continue;
+        }
+        while (!port->has_room()) collect();
+        port->Submit(&client, block_);
+      }
+      collect();
+    });
+    port->Abandon(&client);
+    rates->decode_on_cores = SegmentRate([&](SegmentReader& reader) {
+      while (VerifyNext(reader)) {
+        if (!is_engines()) Decode();
+      }
+    });
   }
 
   void AimAt(uint32_t chunk, const SegmentShape& shape, const BlockRange& range) {
@@ -222,6 +281,7 @@ class StageRunner {
     for (std::thread& thread : threads) thread.join();
     for (const StageRates& one : each) {
       rates->decode += one.decode;
+      rates->decode_on_cores += one.decode_on_cores;
       rates->dequantize += one.dequantize;
       rates->dequantize_into_pages += one.dequantize_into_pages;
       rates->write += one.write;
@@ -292,12 +352,16 @@ double StageRates::slowest() const {
 
 double StageRates::serial_bound() const {
   const double n = cores;
-  return n / (1 / network + n / decode + n / dequantize + n / write);
+  return n / (1 / network + n / decode_on_cores + n / dequantize + n / write);
+}
+
+double StageRates::cores_bound() const {
+  return cores / (1 / network + 1 / compute_of_one_core());
 }
 
 double StageRates::compute_of_one_core() const {
   const double n = cores;
-  return 1 / (n / decode + n / dequantize_into_pages);
+  return 1 / (n / decode_on_cores + n / dequantize_into_pages);
 }
 
 uint32_t StageRates::decode_cores() const {

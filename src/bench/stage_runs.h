@@ -4,7 +4,8 @@
 //
 //   network     objects and markers from the store into slabs: the better of two reads in flight
 //               (all that a page cache needs) and of as many as the pipeline may have
-//   decode      checksum and decoding of segments that lie in two slabs, into an L2-sized buffer
+//   decode      checksum and decoding of segments that lie in two slabs, into an L2-sized buffer;
+//               with an emulated engine through it
 //   dequantize  a decoded block into page form, target in cache
 //   write       a block in cache to pages in memory, without a conversion
 //
@@ -22,6 +23,9 @@ struct StageRates {
   double decode = 0;
   double dequantize = 0;
   double write = 0;
+  // What of decode the cores do: all of it, or beside an emulated engine checksums, and blocks that
+  // it does not take.
+  double decode_on_cores = 0;
   // What the `mapped` device does in place of the last two: one pass from symbols into pages.
   double dequantize_into_pages = 0;
   double kv_bytes_per_wire_byte = 0;
@@ -31,6 +35,8 @@ struct StageRates {
   // Where every core does its share of everything: cores / (sum of the four stages' seconds of one
   // core per byte).
   double serial_bound() const;
+  // The same with what `mapped` does in place of the last two stages.
+  double cores_bound() const;
   // KV bytes per second that one core decodes, dequantizes and writes into pages.
   double compute_of_one_core() const;
   // Threads that decode beside the network's before that one is the limit; the network's own

@@ -1,0 +1,109 @@
+// EmulatedEngine: a card's decompression engine in time, software in fact. For benchmarks only.
+//
+// The card's engine is a server that takes tasks in order. A task is answered no earlier than the
+// card could: when the server has decoded all before it and itself (`engine_bytes_per_s`), and
+// `engine_task_ns` later. What it decodes is real: a thread of its own does it, on cores that the
+// data plane does not use. Software is slower than a card, so that thread remembers what it has
+// decoded: a block that it knows is copied. A benchmark lets every block pass once before it
+// measures; afterwards answers are as late as the card's, or as this machine copies. Those that
+// come later than the card's are counted.
+#ifndef SHADOWSERVE_BENCH_EMULATED_ENGINE_H_
+#define SHADOWSERVE_BENCH_EMULATED_ENGINE_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "bench/card_profile.h"
+#include "codec/codec.h"
+
+namespace shadowserve {
+
+class EmulatedEngine final : public BlockEngine {
+ public:
+  // What it remembers at most; further blocks are decoded each time.
+  static constexpr uint64_t kKnownBytesMax = uint64_t{2} << 30;
+  // For EnginePort: it always answers, if late where a block is not known or the machine is busy.
+  static constexpr int64_t kAnswerNs = 60 * kNsPerSecond;
+
+  struct Counts {
+    uint64_t tasks = 0;         // done
+    uint64_t decoded_here = 0;  // of these, those that were not known before
+    uint64_t late = 0;          // of these, those that the card would have had earlier
+  };
+
+  // `cpus`: where its thread runs; empty: where the caller does. `clock` outlives it.
+  EmulatedEngine(const CardProfile& card, std::vector<int> cpus, const Clock* clock);
+  ~EmulatedEngine() override;
+
+  Counts counts() const;  // any thread
+
+  std::string Describe() const override { return std::string("emulated ") + card_.name; }
+  EngineLimits limits() const override { return card_.engine; }
+  // The memory is this process's.
+  Status AddMemory(std::span<std::byte>) override { return OkStatus(); }
+  void RemoveMemory(std::span<std::byte>) override {}
+  Result<std::unique_ptr<EngineQueue>> OpenQueue() override;
+  bool Stop() override;
+
+ private:
+  class Queue;
+  struct Task {
+    EngineOp op;
+    int64_t due_ns = 0;
+    StatusCode code = StatusCode::kUnavailable;
+    std::atomic<bool> done = false;  // released by the engine's thread: `code` and the symbols
+  };
+  // A block's coded bytes: their CRC and their last ones, which a CRC of 32 bits alone would mix up
+  // too often.
+  struct BlockKey {
+    uint32_t crc = 0;
+    uint32_t coded_bytes = 0;
+    uint32_t symbol_bytes = 0;
+    uint64_t last = 0;
+    bool operator==(const BlockKey&) const = default;
+  };
+  struct BlockKeyHash {
+    size_t operator()(const BlockKey& key) const { return key.crc; }
+  };
+
+  static BlockKey KeyOf(const EngineOp& op);
+  bool Fits(const EngineOp& op) const;
+  // When the card would answer; the server has it from `now_ns` on. REQUIRES: mutex_ held.
+  int64_t Schedule(int64_t now_ns, size_t symbol_bytes);
+  void Run(const std::vector<int>& cpus);
+  void Finish(Task* task);
+  StatusCode Decode(const EngineOp& op);
+
+  const CardProfile card_;
+  const Clock* const clock_;
+  // The engine's thread's.
+  std::unique_ptr<BlockCodec> codec_;
+  std::unordered_map<BlockKey, std::vector<std::byte>, BlockKeyHash> known_;
+  uint64_t known_bytes_ = 0;
+
+  std::atomic<uint64_t> tasks_ = 0;
+  std::atomic<uint64_t> decoded_here_ = 0;
+  std::atomic<uint64_t> late_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable work_;
+  // Guarded by mutex_.
+  std::vector<Task*> waiting_;  // first in, first out; its capacity is what all queues hold
+  size_t room_ = 0;             // tasks that all queues hold
+  double server_free_ns_ = 0;
+  bool stopping_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace shadowserve
+
+#endif  // SHADOWSERVE_BENCH_EMULATED_ENGINE_H_
