@@ -207,9 +207,13 @@ Json CardJson(const BenchRig& rig, const CardStart& start, const StageRates& sta
   const double memory_bytes = per_kv_byte(LoadBytesMovedOnCard(metrics));
   const EmulatedEngine::Counts now = rig.emulated_engine()->counts();
   const uint64_t tasks = now.tasks - start.engine.tasks;
-  const auto share = [&](uint64_t of) {
-    return tasks == 0 ? 0.0 : static_cast<double>(of) / static_cast<double>(tasks);
+  // 0 of 0 is 0.
+  const auto ratio = [](uint64_t of, uint64_t all) {
+    return static_cast<double>(of) / static_cast<double>(std::max<uint64_t>(all, 1));
   };
+  const double here_bytes_per_ns =
+      ratio(now.bytes - start.engine.bytes, now.busy_ns - start.engine.busy_ns) *
+      static_cast<double>(rig.emulated_engine()->threads());
   uint64_t fallbacks = 0;
   for (size_t i = 0; i < static_cast<size_t>(CodecFallbackLabel::kCount); ++i) {
     fallbacks += metrics.codec_engine_fallbacks[static_cast<CodecFallbackLabel>(i)].value();
@@ -231,8 +235,10 @@ Json CardJson(const BenchRig& rig, const CardStart& start, const StageRates& sta
             {"gigabits_per_s", card.engine_bytes_per_s * 8 * 1e-9},
             {"depth", card.engine.depth},
             {"tasks", tasks},
-            {"late_share", share(now.late - start.engine.late)},
-            {"decoded_here_share", share(now.decoded_here - start.engine.decoded_here)},
+            {"late_us", ratio(now.late_ns - start.engine.late_ns, tasks) * 1e-3},
+            {"threads_here", rig.emulated_engine()->threads()},
+            {"gigabits_per_s_here", here_bytes_per_ns * 8},
+            {"decoded_here", now.decoded_here - start.engine.decoded_here},
             {"blocks_not_taken", fallbacks}}},
           {"memory_gigabytes_per_s", card.memory_bytes_per_s / kGigabyte},
           {"memory_bytes_per_kv_byte", memory_bytes},

@@ -3,14 +3,20 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <utility>
 
 #include "base/log.h"
 #include "codec/deflate_codec.h"
+#include "device/stream_copy.h"
 #include "flow/affinity.h"
 #include "format/segment.h"
 
 namespace shadowserve {
+namespace {
+
+constexpr uint64_t kArenaBytes = uint64_t{8} << 20;
+constexpr size_t kCacheLineBytes = 64;
+
+}  // namespace
 
 class EmulatedEngine::Queue final : public EngineQueue {
  public:
@@ -41,7 +47,7 @@ class EmulatedEngine::Queue final : public EngineQueue {
         ++taken;
       }
     }
-    if (taken > 0) engine_->work_.notify_one();
+    if (taken > 0) engine_->work_.notify_all();
     return taken;
   }
 
@@ -74,18 +80,19 @@ class EmulatedEngine::Queue final : public EngineQueue {
   size_t out_ = 0;
 };
 
-EmulatedEngine::EmulatedEngine(const CardProfile& card, std::vector<int> cpus, const Clock* clock)
-    : card_(card),
-      clock_(clock),
-      codec_(MakeDeflateCodec()),
-      thread_([this, cpus = std::move(cpus)] { Run(cpus); }) {}
+EmulatedEngine::EmulatedEngine(const CardProfile& card, const std::vector<int>& cpus,
+                               const Clock* clock)
+    : card_(card), clock_(clock) {
+  const size_t threads = std::clamp<size_t>(cpus.size(), 1, kThreadsMax);
+  for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this, cpus] { Run(cpus); });
+}
 
 EmulatedEngine::~EmulatedEngine() {
   Stop();
 }
 
 EmulatedEngine::Counts EmulatedEngine::counts() const {
-  return {tasks_.load(), decoded_here_.load(), late_.load()};
+  return {tasks_.load(), decoded_here_.load(), late_ns_.load(), bytes_.load(), busy_ns_.load()};
 }
 
 Result<std::unique_ptr<EngineQueue>> EmulatedEngine::OpenQueue() {
@@ -100,8 +107,10 @@ bool EmulatedEngine::Stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  work_.notify_one();
-  if (thread_.joinable()) thread_.join();
+  work_.notify_all();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
   return true;
 }
 
@@ -124,6 +133,7 @@ void EmulatedEngine::Run(const std::vector<int>& cpus) {
   if (const Status pinned = PinThisThread(cpus); !pinned.ok()) {
     Log(LogLevel::kWarn, "{}", pinned.message());
   }
+  const std::unique_ptr<BlockCodec> codec = MakeDeflateCodec();
   std::unique_lock lock(mutex_);
   while (true) {
     work_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
@@ -131,32 +141,54 @@ void EmulatedEngine::Run(const std::vector<int>& cpus) {
     Task* const task = waiting_.front();
     waiting_.erase(waiting_.begin());
     lock.unlock();
-    Finish(task);
+    Finish(codec.get(), task);
     lock.lock();
   }
 }
 
-void EmulatedEngine::Finish(Task* task) {
-  task->code = Decode(task->op);
-  ++tasks_;
-  if (clock_->NowNs() > task->due_ns) ++late_;
+void EmulatedEngine::Finish(BlockCodec* codec, Task* task) {
+  const int64_t start_ns = clock_->NowNs();
+  task->code = Decode(codec, task->op);
+  const int64_t now_ns = clock_->NowNs();
+  bytes_ += task->op.symbols.size();
+  busy_ns_ += static_cast<uint64_t>(now_ns - start_ns);
+  late_ns_ += static_cast<uint64_t>(std::max<int64_t>(now_ns - task->due_ns, 0));
   // From here on the task is its queue's again.
   task->done.store(true, std::memory_order_release);
+  ++tasks_;
 }
 
-StatusCode EmulatedEngine::Decode(const EngineOp& op) {
+StatusCode EmulatedEngine::Decode(BlockCodec* codec, const EngineOp& op) {
   const BlockKey key = KeyOf(op);
-  if (const auto found = known_.find(key); found != known_.end()) {
-    std::memcpy(op.symbols.data(), found->second.data(), op.symbols.size());
+  if (const std::span<const std::byte> known = Find(key); !known.empty()) {
+    CopyPastCache(op.symbols.data(), known.data(), known.size());
     return StatusCode::kOk;
   }
   ++decoded_here_;
-  const StatusCode code = codec_->Decode(op.coded, op.symbols).code();
-  if (code == StatusCode::kOk && known_bytes_ + op.symbols.size() <= kKnownBytesMax) {
-    known_bytes_ += op.symbols.size();
-    known_.emplace(key, std::vector<std::byte>(op.symbols.begin(), op.symbols.end()));
-  }
+  const StatusCode code = codec->Decode(op.coded, op.symbols).code();
+  if (code == StatusCode::kOk) Remember(key, op.symbols);
   return code;
+}
+
+std::span<const std::byte> EmulatedEngine::Find(const BlockKey& key) {
+  const std::shared_lock lock(known_mutex_);
+  const auto found = known_.find(key);
+  return found == known_.end() ? std::span<const std::byte>() : found->second;
+}
+
+void EmulatedEngine::Remember(const BlockKey& key, std::span<const std::byte> symbols) {
+  const std::lock_guard lock(known_mutex_);
+  const size_t bytes = (symbols.size() + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
+  if (arena_room_.size() < bytes) {
+    if ((arenas_.size() + 1) * kArenaBytes > kKnownBytesMax) return;
+    Result<Region> arena = Region::Create(kArenaBytes);
+    if (!arena.ok()) return;
+    arenas_.push_back(std::move(arena).value());
+    arena_room_ = arenas_.back().bytes();
+  }
+  std::memcpy(arena_room_.data(), symbols.data(), symbols.size());
+  known_.emplace(key, arena_room_.first(symbols.size()));
+  arena_room_ = arena_room_.subspan(bytes);
 }
 
 EmulatedEngine::BlockKey EmulatedEngine::KeyOf(const EngineOp& op) {

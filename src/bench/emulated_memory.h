@@ -25,8 +25,9 @@ uint64_t LoadBytesMovedOnCard(const Metrics& metrics);
 // Owner thread: one, but for waited_ns.
 class EmulatedMemory {
  public:
-  // How far the stages may be ahead of it: what they have in their caches.
-  static constexpr int64_t kAheadNs = 100'000;
+  // How far the stages may be ahead of it. Arrived bytes are counted when their segment is
+  // complete, those of many segments at once: what all slabs hold is no rate yet.
+  static constexpr int64_t kAheadNs = 5 * kNsPerMs;
 
   // Pointers outlive it.
   EmulatedMemory(double bytes_per_s, const Metrics* metrics, const Clock* clock)
