@@ -123,6 +123,7 @@ TEST(EmulatedEngineTest, CountsByHowMuchAnswersAreLaterThanTheCards) {
 }
 
 // What the profile's constants come from: rates of a real card by task size and tasks in flight.
+// The last two were told without a size; one task at a time says that it was about 16 KiB.
 TEST(EmulatedEngineTest, IsAsFastAsTheCardThatWasMeasured) {
   struct Row {
     size_t bytes;
