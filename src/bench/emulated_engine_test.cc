@@ -232,6 +232,32 @@ TEST(EmulatedEngineTest, DeliversRealBytesKnowsThemAgainAndTellsDamage) {
   EXPECT_GE(engine.counts().decoded_here, 3u);
 }
 
+TEST(EmulatedEngineTest, SeveralThreadsDecodeAndAnswersStayInOrder) {
+  std::vector<std::byte> symbols(30'000, std::byte{5});
+  for (size_t i = 0; i < symbols.size(); i += 7) symbols[i] = std::byte{9};
+  std::vector<std::byte> coded(symbols.size());
+  coded.resize(MakeDeflateCodec()->Encode(symbols, coded));
+  const CardProfile card = Bf3();
+  std::vector<std::vector<std::byte>> out(card.engine.depth);
+  ManualClock clock;
+  EmulatedEngine engine(card, {0, 1}, &clock);
+  EXPECT_EQ(engine.threads(), 2u);
+  const std::unique_ptr<EngineQueue> queue = engine.OpenQueue().value();
+  for (uint64_t i = 0; i < out.size(); ++i) {
+    out[i].resize(symbols.size());
+    const EngineOp op{coded, out[i], i};
+    ASSERT_EQ(queue->Submit(std::span(&op, 1)), 1u);
+  }
+  clock.AdvanceNs(kNsPerSecond);
+  for (uint64_t i = 0; i < out.size(); ++i) {
+    EngineDone done;
+    while (queue->Poll(std::span(&done, 1)) == 0) std::this_thread::yield();
+    EXPECT_EQ(done.tag, i);
+    EXPECT_EQ(done.code, StatusCode::kOk);
+    EXPECT_EQ(out[i], symbols);
+  }
+}
+
 TEST(EmulatedEngineTest, StoppedItTakesNothingAndTouchesNothing) {
   TimedEngine timed(Bf3(), 1000);
   timed.Submit(10);
