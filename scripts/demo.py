@@ -8,9 +8,9 @@ SmartNIC or isolated cores. Writes out/demo/report.json and out/demo/report.png.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
-import shutil
 import statistics
 import sys
 import tempfile
@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "scripts"), str(ROOT / "tests" / "e2e")]
 
-from compare import disagreement  # noqa: E402
+from compare import disagreement, head  # noqa: E402
 from dataplane import DAEMON, DataPlane  # noqa: E402
 from engine import Answer, Engine, EngineOptions  # noqa: E402
 from interference import CHUNK_TOKENS, Interference, Prompts, Result  # noqa: E402
@@ -33,9 +33,10 @@ from rig import CORES, ENGINE_CORES, PLANE_CORES  # noqa: E402
 START = time.monotonic()
 OUT = ROOT / "out" / "demo"
 SHAPE = SHAPES["demo"]
-PROMPT_TOKENS = 6000
+PROMPT_TOKENS = 5900  # all but 12 in whole chunks: little is left to compute on a hit
 OUTPUT_TOKENS = 16
 REPEATS = 4  # of the fetched and the local hit
+REPEATED_TOKENS = 2  # of output; the first hit's answer is as long as the cold one's
 ARRIVAL_TOKENS = 8 * CHUNK_TOKENS + 1
 DECODER_TOKENS = 600
 # Pages of the second engine. The decoders take 12 of them; in the rest two remote arrivals do not push the local
@@ -85,44 +86,44 @@ def fill_store(engine: Engine, plane: DataPlane, prompts: list[list[int]], chunk
 def compare_hits(engine: Engine, tokens: list[int]) -> tuple[list[Answer], list[Answer]]:
     """The same prompt fetched (the first time by an engine that never saw it) and hit locally, in turn."""
     fetched, local = [], []
-    for _ in range(REPEATS):
-        fetched.append(engine.generate(tokens, OUTPUT_TOKENS))
-        local.append(engine.generate(tokens, OUTPUT_TOKENS))
+    for turn in range(REPEATS):
+        fetched.append(engine.generate(tokens, REPEATED_TOKENS if turn else OUTPUT_TOKENS))
+        local.append(engine.generate(tokens, 1))
         while not engine.reset_local_cache():
             time.sleep(0.01)
     return fetched, local
 
 
-def measure(model: Path, plane: DataPlane, seconds: float) -> Measured:
+def measure(model: Path, plane: DataPlane, seconds: float, background: ThreadPoolExecutor) -> Measured:
+    """The engines may still be ending, in the background, when it returns."""
     tokens = prompt(PROMPT_TOKENS, 1)
     remote = [prompt(ARRIVAL_TOKENS, 100 + n) for n in range(REMOTE_PROMPTS)]
     # Also stored by the cold prompt, whose beginning it is; a remote one is of its own.
     arrivals = Prompts(remote, tokens[:ARRIVAL_TOKENS])
     # It saves nothing: what the control-path data plane leaves in its pages is not KV.
     settings = {"pages": ENGINE_2_PAGES, "max_model_len": ENGINE_2_MAX_LEN, "connector": {"save": False}}
-    with ThreadPoolExecutor(1) as background:
-        with start_engine(model, plane, "engine 1", cores=ENGINE_CORES) as engine:
-            engine.generate(prompt(300, 2), 2)  # warms up: an engine's first request is slow
-            cold = engine.generate(tokens, OUTPUT_TOKENS)
-            say(f"cold prompt of {PROMPT_TOKENS} tokens: {cold.first_token_s:.2f} s to the first token")
-            say(f"computing and saving {len(remote)} prompts for the interference run ...")
-            # It gets ready on the data plane's core meanwhile, and moves when the first has ended.
-            starting = background.submit(start_engine, model, plane, "engine 2", cores=PLANE_CORES, **settings)
-            try:
-                fill_store(engine, plane, remote, 1 + PROMPT_TOKENS // CHUNK_TOKENS)
-            except BaseException:
-                starting.result().kill()
-                raise
+    with contextlib.ExitStack() as engines:
+        first = start_engine(model, plane, "engine 1", cores=ENGINE_CORES)
+        engines.callback(background.submit, first.stop)
+        first.generate(prompt(300, 2), 2)  # warms up: an engine's first request is slow
+        cold = first.generate(tokens, OUTPUT_TOKENS)
+        say(f"cold prompt of {PROMPT_TOKENS} tokens: {cold.first_token_s:.2f} s to the first token")
+        say(f"computing and saving {len(remote)} prompts for the interference run ...")
+        # It gets ready on the data plane's core meanwhile, and moves when the first has ended.
+        starting = background.submit(start_engine, model, plane, "engine 2", cores=PLANE_CORES, **settings)
+        engines.callback(background.submit, lambda: starting.result().stop())
+        fill_store(first, plane, remote, 1 + PROMPT_TOKENS // CHUNK_TOKENS)
+        ending = background.submit(first.stop)
         engine = starting.result()
-    with engine:
         engine.pin(ENGINE_CORES or CORES)
         engine.generate(prompt(300, 3), 2)
+        ending.result()  # nothing else is on the cores from here on
         hits, local_hits = compare_hits(engine, tokens)
         say(f"same prompt, new engine: {hits[0].first_token_s * 1e3:.0f} ms, {hits[0].cached} tokens from the store")
         decoders = [prompt(64, 900), prompt(64, 950)]
         interference = Interference(engine, arrivals, decoders, DECODER_TOKENS)
         say(f"decoding beside arrivals, {seconds:.0f} s at most ...")
-        fetching = interference.run(plane, seconds, HALF_WIDTH)
+        fetching = interference.run(plane, seconds, HALF_WIDTH, alone=True)
         say("the same with nothing copied (control path alone) ...")
         plane.restart(program=CONTROL_PATH_DAEMON)
         control_path = interference.run(plane, seconds / 2, HALF_WIDTH)
@@ -155,7 +156,9 @@ def make_report(measured: Measured) -> dict[str, object]:
         "ttft_hit_s": hit.first_token_s,
         "ttft_local_hit_s": statistics.median(local.first_token_s for local in local_hits),
         "hit_beyond_local_hit_s": statistics.median(beyond_local),
-        "outputs_identical": all(disagreement(measured.cold, each) is None for each in measured.hits),
+        "outputs_identical": all(
+            disagreement(head(measured.cold, len(each.tokens)), each) is None for each in measured.hits
+        ),
         "tpot_alone_s": fetching.tpot["alone"],
         "tpot_local_s": fetching.tpot["local"],
         "tpot_fetching_s": fetching.tpot["remote"],
@@ -249,22 +252,19 @@ def main() -> int:
     arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     model = ROOT / "build" / "models" / "demo"
-    if not (model / "config.json").exists():
-        say("making the model ...")
-        shutil.rmtree(model, ignore_errors=True)
-        write_model(model, SHAPE)
-    with tempfile.TemporaryDirectory(prefix="shadowserve-demo-") as folder:
-        plane = DataPlane(Path(folder), cores=PLANE_CORES)
+    write_model(model, SHAPE)
+    with (
+        tempfile.TemporaryDirectory(prefix="shadowserve-demo-") as folder,
+        contextlib.closing(DataPlane(Path(folder), cores=PLANE_CORES)) as plane,
+        ThreadPoolExecutor(3) as background,
+    ):
         plane.start()
-        try:
-            measured = measure(model, plane, arguments.seconds)
-        finally:
-            plane.close()
-    report = make_report(measured)
-    draw(measured)
-    (OUT / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    print_table(measured, report)
-    say("wrote out/demo/report.json and out/demo/report.png")
+        measured = measure(model, plane, arguments.seconds, background)
+        report = make_report(measured)
+        draw(measured)
+        (OUT / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        print_table(measured, report)
+        say("wrote out/demo/report.json and out/demo/report.png")
     whole_chunks = PROMPT_TOKENS // CHUNK_TOKENS * CHUNK_TOKENS
     return 0 if report["outputs_identical"] and all(hit.cached == whole_chunks for hit in measured.hits) else 1
 

@@ -3,7 +3,7 @@
 Decode runs of two long requests. Arrivals (one output token, k chunks + 1 tokens, so both kinds compute the
 same) come one at a time in blocks remote, local, local, remote, nothing; the mean inter-token time over the
 window after each is what counts. A window is a little longer than serving a fetched arrival beside decoding
-takes. (Groups of arrivals would keep the data plane busier, but fetched ones are then admitted in several
+usually takes, and lasts until this one is served. (Groups of arrivals would keep the data plane busier, but fetched ones are then admitted in several
 steps, local ones in one, and the difference is the scheduler's, not the data plane's.) The ratio of a block is its remote windows over its local ones, so
 drift cancels; the result is the median over blocks with a bootstrap interval, and blocks go on until that is
 narrow or the time is over.
@@ -20,6 +20,8 @@ import random
 import statistics
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -27,12 +29,13 @@ from dataplane import DataPlane
 from engine import Answer, Engine
 
 CHUNK_TOKENS = 256
-BLOCK = ("remote", "local", "local", "remote", "alone")
+BLOCK = ("remote", "local", "local", "remote")
 WARM_UP_TOKENS = 20
 # vLLM answers arrivals between steps, so a window has some tokens more than the fetch takes.
 WINDOW_MARGIN_TOKENS = 2
-BLOCKS_MIN = 8
-CALIBRATION_ARRIVALS = 4
+ALONE = "alone"  # a window without an arrival
+BLOCKS_MIN = 6  # fewer have no 95 % interval of a median
+CALIBRATION_ARRIVALS = 5
 # Part of the remote tokens that the engine may have kept, or of local ones that it may have lost.
 FETCHED_TOLERANCE = 0.05
 # How much longer than asked a slow machine may take to its first BLOCKS_MIN blocks.
@@ -120,22 +123,31 @@ class _Decoders:
         return watched
 
 
+@dataclass
+class _Mark:
+    """A window of a decode run: after which token it begins, and its last one."""
+
+    kind: str
+    begin: int
+    end: int
+
+
 class _Windows:
     """Inter-token times by kind of window, over several decode runs."""
 
     def __init__(self) -> None:
         self.fetched = 0  # remote arrivals
-        self._means: dict[str, list[float]] = {kind: [] for kind in BLOCK}
-        self._single: dict[str, list[float]] = {kind: [] for kind in BLOCK}
+        self._means: defaultdict[str, list[float]] = defaultdict(list)
+        self._single: defaultdict[str, list[float]] = defaultdict(list)
 
     @property
     def blocks(self) -> int:
         return min(len(self._means["remote"]), len(self._means["local"])) // 2
 
-    def add(self, answer: Answer, marks: list[tuple[str, int]], window: int) -> None:
-        for kind, begin in marks:
-            times = answer.times[begin - 1 : begin + window]
-            self._means[kind].append((times[-1] - times[0]) / window)
+    def add(self, answer: Answer, marks: list[_Mark]) -> None:
+        for mark in marks:
+            kind, times = mark.kind, answer.times[mark.begin - 1 : mark.end]
+            self._means[kind].append((times[-1] - times[0]) / (mark.end - mark.begin))
             self._single[kind] += [later - earlier for earlier, later in itertools.pairwise(times)]
 
     def ratios(self) -> list[float]:
@@ -144,8 +156,8 @@ class _Windows:
 
     def judge(self, window: int, before: _Counts, after: _Counts) -> Result:
         ratio, interval = median_with_interval(self.ratios())
-        remote_s = sum(self._means["remote"]) * window
-        local_s = sum(self._means["local"]) * window
+        remote_s = sum(self._single["remote"])
+        lost_s = remote_s - len(self._single["remote"]) * statistics.mean(self._single["local"])
         kv_bytes = after.kv_bytes - before.kv_bytes
         return Result(
             ratio=ratio,
@@ -155,8 +167,8 @@ class _Windows:
             tpot={kind: statistics.mean(values) for kind, values in self._means.items()},
             p99={kind: percentile(values, 0.99) for kind, values in self._single.items()},
             windows=self._means,
-            lost_ms_per_gib=(remote_s - local_s) * 1e3 / (kv_bytes / 2**30) if kv_bytes else math.nan,
-            remote_arrivals_per_s=self.fetched / remote_s,
+            lost_ms_per_gib=lost_s * 1e3 / (kv_bytes / 2**30) if kv_bytes else math.nan,
+            remote_arrivals_per_s=len(self._means["remote"]) / remote_s,
             fetch_kv_bytes_per_s=kv_bytes / remote_s,
             stage_busy=(after.busy_s - before.busy_s) / remote_s,
             wire_bytes=after.wire_bytes - before.wire_bytes,
@@ -174,16 +186,18 @@ class Interference:
         self._tokens_max = tokens_max
         self._next_remote = 0
         self._runs = 0
+        self._window = 0  # tokens; the same in all runs, so that they compare
 
-    def run(self, plane: DataPlane, seconds: float, half_width: float = 0.0) -> Result:
-        """Decode runs until the 95 % interval is within +-`half_width`, at the latest after `seconds`."""
+    def run(self, plane: DataPlane, seconds: float, half_width: float = 0.0, alone: bool = False) -> Result:
+        """Decode runs until the 95 % interval is within +-`half_width`, at the latest after `seconds`. `alone`:
+        with windows without an arrival, too."""
         self._wait_for_hits(plane)
-        window = self._calibrate()
+        self._window = window = self._window or self._calibrate()
         self._engine.generate(self._prompts.local, 1)
         before, collected = _Counts(plane), _Windows()
         end = time.monotonic() + seconds
         while True:
-            self._decode_run(collected, window, end)
+            self._decode_run(collected, (*BLOCK, ALONE) if alone else BLOCK, end)
             if collected.blocks >= BLOCKS_MIN:
                 low, high = median_with_interval(collected.ratios())[1]
                 if time.monotonic() > end or high - low <= 2 * half_width:
@@ -204,21 +218,34 @@ class Interference:
         decoders.wait_for(WARM_UP_TOKENS)
         return decoders
 
-    def _decode_run(self, collected: _Windows, window: int, end: float) -> None:
+    def _decode_run(self, collected: _Windows, block: Sequence[str], end: float) -> None:
         """One decode run up to its last token or `end`."""
         decoders = self._start_decoders()
-        marks: list[tuple[str, int]] = []  # kind of window, token at its begin
+        marks: list[_Mark] = []
+        last_begin = self._tokens_max - self._window
         run_end = max(end, time.monotonic() + 2)  # also past the end: too few blocks cannot be judged
-        while time.monotonic() < run_end and decoders.count + (len(BLOCK) + 2) * window < self._tokens_max:
-            for kind in BLOCK:
-                begin = decoders.count
-                arrival = None if kind == "alone" else self._arrive(kind)
-                decoders.wait_for(begin + window)
-                if arrival is not None:
-                    self._check(kind, arrival)
-                    collected.fetched += kind == "remote"
-                marks.append((kind, begin))
-        collected.add(decoders.finish(), marks, window)
+        while time.monotonic() < run_end and decoders.count + len(block) * self._window <= last_begin:
+            windows = []
+            for kind in block:
+                if decoders.count > last_begin:  # slow arrivals took this one's tokens: half a block does not count
+                    break
+                windows.append(self._take_window(kind, decoders, collected))
+            else:
+                marks += windows
+        collected.add(decoders.finish(), marks)
+
+    def _take_window(self, kind: str, decoders: _Decoders, collected: _Windows) -> _Mark:
+        begin = decoders.count
+        arrival = None if kind == ALONE else self._arrive(kind)
+        decoders.wait_for(begin + self._window)
+        end = begin + self._window
+        if arrival is not None:
+            late = not arrival.done()
+            self._check(kind, arrival)
+            collected.fetched += kind == "remote"
+            if late:
+                end = decoders.count
+        return _Mark(kind, begin, end)
 
     def _next(self) -> list[int]:
         self._next_remote = (self._next_remote + 1) % len(self._prompts.remote)
@@ -242,15 +269,15 @@ class Interference:
             self._engine.generate(self._next(), 1)
 
     def _calibrate(self) -> int:
-        """Tokens that decoders get while a fetched arrival is served, the slowest of some, and a margin."""
+        """Tokens that decoders usually get while a fetched arrival is served, and a margin."""
         decoders = self._start_decoders()
-        slowest = 1
+        tokens = []
         for _ in range(CALIBRATION_ARRIVALS):
             begin = decoders.wait_for(decoders.count + 3)
             self._check("remote", self._arrive("remote"))
-            slowest = max(slowest, decoders.count - begin)
+            tokens.append(decoders.count - begin)
         decoders.finish()
-        return slowest + WINDOW_MARGIN_TOKENS
+        return statistics.median_high(tokens) + WINDOW_MARGIN_TOKENS
 
 
 class _Counts:

@@ -16,8 +16,8 @@ from multiprocessing.connection import Client
 from typing import Any
 
 # Tensor-parallel ranks wait for each other in sched_yield. Where they share cores with others, Linux 6.18 then lets
-# whoever wakes up wait for more than a second, a data plane's threads as well. Here and not in main(): vLLM's own
-# processes are spawned, and import this file.
+# whoever wakes up wait for more than a second, a data plane's threads as well. vLLM's own processes have
+# it too: they are forked.
 os.sched_yield = lambda: time.sleep(0)
 
 
@@ -49,7 +49,10 @@ class Server:
             def log_engine_initialized(self) -> None:
                 pass
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments), stat_loggers=[Counter])
+        config = AsyncEngineArgs(**self._arguments).create_engine_config()
+        # vLLM's CPU platform has just set `spawn`, and each of its processes would import everything again.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        self._engine = AsyncLLM.from_vllm_config(config, stat_loggers=[Counter])
         loop = asyncio.get_running_loop()
         self._send(-1, None, os.getpid())
         tasks: set[asyncio.Task[None]] = set()
