@@ -12,6 +12,8 @@ namespace shadowserve {
 Mailbox::Mailbox(size_t capacity)
     : capacity_(capacity), event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
   SS_CHECK(event_.valid(), "cannot make an eventfd");
+  queue_.reserve(capacity);
+  running_.reserve(capacity);
 }
 
 bool Mailbox::Post(std::function<void()> work) {

@@ -1,15 +1,16 @@
 // A bounded queue of closures into one owner thread, with a file descriptor that tells when it has
 // some.
 //
-// Post is thread-safe and never blocks; Run and fd belong to the owner thread. Control path only:
-// posting allocates.
+// Post is thread-safe and never blocks; Run and fd belong to the owner thread. Posting allocates
+// only what std::function does: nothing for a closure of two pointers. Room for `capacity` is taken
+// at once.
 #ifndef SHADOWSERVE_FLOW_MAILBOX_H_
 #define SHADOWSERVE_FLOW_MAILBOX_H_
 
 #include <cstddef>
-#include <deque>
 #include <functional>
 #include <mutex>
+#include <vector>
 
 #include "base/unique_fd.h"
 
@@ -30,8 +31,8 @@ class Mailbox {
   const size_t capacity_;
   UniqueFd event_;
   std::mutex mutex_;
-  std::deque<std::function<void()>> queue_;
-  std::deque<std::function<void()>> running_;
+  std::vector<std::function<void()>> queue_;
+  std::vector<std::function<void()>> running_;
 };
 
 }  // namespace shadowserve

@@ -86,11 +86,16 @@ Status FetchPipeline::CheckSpec(const LoadSpec& spec) {
   return ProfileBytesOf(spec.form, segment).status();
 }
 
-Status FetchPipeline::Start(LoadSpec spec) {
+Status FetchPipeline::Start(LoadSpec&& spec) {
   if (loads_.size() >= kLoadsMax) return Status(StatusCode::kExhausted, "too many loads in flight");
   SS_TRY(CheckSpec(spec));
-  Load& load = loads_.emplace_back();
+  if (spare_loads_.empty()) spare_loads_.emplace_back();
+  loads_.splice(loads_.end(), spare_loads_, spare_loads_.begin());
+  Load& load = loads_.back();
+  LoadSpec earlier = std::move(load.spec);
+  load = Load{};
   load.spec = std::move(spec);
+  spec = std::move(earlier);
   load.start_ns = clock_->NowNs();
   return OkStatus();
 }
@@ -316,7 +321,9 @@ void FetchPipeline::CompleteIfDone(Load* load) {
     metrics_->fetch_seconds.Observe(static_cast<double>(clock_->NowNs() - load->start_ns) * 1e-9);
   }
   metrics_->fetch_requests[FetchLabelOf(load->status.code())].Add();
-  loads_.remove_if([load](const Load& other) { return &other == load; });
+  const auto done = std::find_if(loads_.begin(), loads_.end(),
+                                 [load](const Load& other) { return &other == load; });
+  spare_loads_.splice(spare_loads_.begin(), loads_, done);
   events_->OnLoadDone(result);
 }
 

@@ -71,8 +71,9 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   ~FetchPipeline() override;  // REQUIRES idle()
 
   // kInvalidArgument when the spec does not fit its rank, kExhausted past kLoadsMax: then there is
-  // no OnLoadDone. REQUIRES: a load id never used before.
-  Status Start(LoadSpec spec);
+  // no OnLoadDone. Else leaves `spec` with what an earlier load had: memory to be used again.
+  // REQUIRES: a load id never used before.
+  Status Start(LoadSpec&& spec);
   void Grant(uint64_t load_id);
   // Ends a load as soon as nothing of it is in flight; unknown ids are ignored.
   void Cancel(uint64_t load_id, StatusCode code, std::string message);
@@ -203,6 +204,7 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   DecodeCrew* crew_;  // null: one thread does everything
   std::unique_ptr<SegmentDecoder> decoder_;
   std::list<Load> loads_;  // in turn order
+  std::list<Load> spare_loads_;
   std::vector<Join> joins_;
   std::vector<Join*> free_joins_;
   std::vector<SlabLease> leases_;  // scratch of AdmitOne

@@ -46,7 +46,7 @@ uint32_t LookupPipeline::CountIndexed(const Spec& spec, uint32_t units_per_chunk
   return unit / units_per_chunk;
 }
 
-void LookupPipeline::Start(Spec spec, Done done) {
+void LookupPipeline::Start(Spec&& spec, Done done) {
   const uint32_t units_per_chunk = RangeCount(spec.shape) * spec.shape.head_groups;
   if (store_->has_index() || spec.keys.empty()) {
     return done(StatusCode::kOk, CountIndexed(spec, units_per_chunk));
@@ -56,10 +56,11 @@ void LookupPipeline::Start(Spec spec, Done done) {
   free_.pop_back();
   active_.push_back(slot);
   Lookup& lookup = lookups_[slot];
-  lookup = Lookup{};
   lookup.units_per_chunk = units_per_chunk;
+  lookup.next = 0;
   lookup.end = static_cast<uint32_t>(spec.keys.size()) * units_per_chunk;
-  lookup.spec = std::move(spec);
+  lookup.failure = StatusCode::kOk;
+  std::swap(lookup.spec, spec);
   lookup.done = std::move(done);
   (void)Ask(slot);
 }
@@ -104,7 +105,6 @@ void LookupPipeline::FinishIfDone(uint32_t slot) {
   const uint32_t chunks = lookup.end / lookup.units_per_chunk;
   const StatusCode code = chunks > 0 ? StatusCode::kOk : lookup.failure;
   const Done done = std::move(lookup.done);
-  lookup = Lookup{};
   active_.erase(std::find(active_.begin(), active_.end(), slot));
   free_.push_back(slot);
   done(code, chunks);

@@ -38,8 +38,9 @@ class LookupPipeline final : public StoreListener {
   explicit LookupPipeline(StorePort* store);
   ~LookupPipeline() override;  // REQUIRES idle()
 
-  // Calls `done` now or later; with kExhausted when there are too many.
-  void Start(Spec spec, Done done);
+  // Calls `done` now or later; with kExhausted when there are too many. Leaves `spec` with keys of
+  // an earlier one: memory to be used again.
+  void Start(Spec&& spec, Done done);
   // Asks what could not be asked before; true when anything was.
   bool Turn();
   bool idle() const { return active_.empty(); }
@@ -48,7 +49,7 @@ class LookupPipeline final : public StoreListener {
 
  private:
   struct Lookup {
-    Spec spec;
+    Spec spec;  // of the last one while the slot is free
     Done done;
     uint32_t units_per_chunk = 0;
     uint32_t next = 0;  // the unit to ask for next

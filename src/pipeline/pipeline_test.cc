@@ -438,15 +438,15 @@ TEST(FetchPipeline, RefusesALoadThatDoesNotFitItsRank) {
   LoadSpec spec;
   spec.rank = saved.to.rank.get();
   spec.form = kLossless;
-  EXPECT_EQ(saved.bench.fetch->Start(spec).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(saved.bench.fetch->Start(LoadSpec(spec)).code(), StatusCode::kInvalidArgument);
   spec.keys = {KeyOf(0)};
   spec.pages = {1};
-  EXPECT_EQ(saved.bench.fetch->Start(spec).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(saved.bench.fetch->Start(LoadSpec(spec)).code(), StatusCode::kInvalidArgument);
   spec.pages = {1, 4};  // four pages are registered: 0..3
-  EXPECT_EQ(saved.bench.fetch->Start(spec).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(saved.bench.fetch->Start(LoadSpec(spec)).code(), StatusCode::kInvalidArgument);
   spec.pages = {1, 2};
   spec.first_token = 100;
-  EXPECT_EQ(saved.bench.fetch->Start(spec).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(saved.bench.fetch->Start(LoadSpec(spec)).code(), StatusCode::kInvalidArgument);
 }
 
 TEST(FetchPipeline, ManyMixedLoadsAndSavesOverFewSlabsAllEnd) {

@@ -138,15 +138,15 @@ std::string KeysToBytes(std::span<const ChunkKey> keys) {
   return std::string(reinterpret_cast<const char*>(keys.data()), keys.size_bytes());
 }
 
-Result<std::vector<ChunkKey>> KeysFromBytes(std::string_view bytes, size_t keys_max) {
+Status KeysFromBytes(std::string_view bytes, size_t keys_max, std::vector<ChunkKey>* keys) {
   const size_t count = bytes.size() / sizeof(ChunkKey);
   if (bytes.empty() || bytes.size() % sizeof(ChunkKey) != 0) {
     return Bad(fmt::format("keys: {} bytes are no whole keys", bytes.size()));
   }
   if (count > keys_max) return Bad(fmt::format("keys: {} of at most {}", count, keys_max));
-  std::vector<ChunkKey> keys(count);
-  std::memcpy(keys.data(), bytes.data(), bytes.size());
-  return keys;
+  keys->resize(count);
+  std::memcpy(keys->data(), bytes.data(), bytes.size());
+  return OkStatus();
 }
 
 StatusCode StatusCodeFromProto(uint32_t code) {
@@ -192,8 +192,9 @@ Status CheckLoad(const v1::Load& load, uint32_t page_tokens, uint64_t page_count
   if (load.first_token() >= kChunkTokens) {
     return Bad(fmt::format("load {}: first_token {}", load.attempt(), load.first_token()));
   }
-  return CheckPages(load.pages(), keys * (kChunkTokens / page_tokens), page_count)
-      .WithContext(fmt::format("load {}", load.attempt()));
+  Status pages = CheckPages(load.pages(), keys * (kChunkTokens / page_tokens), page_count);
+  if (pages.ok()) return pages;  // before the context is written, which allocates
+  return std::move(pages).WithContext(fmt::format("load {}", load.attempt()));
 }
 
 Status CheckSave(const v1::Save& save, uint32_t page_tokens, uint64_t page_count) {

@@ -28,8 +28,8 @@ Result<PageLayout> FromProto(const v1::PageLayout& proto, const ModelShape& shap
                              uint64_t region_bytes);
 
 std::string KeysToBytes(std::span<const ChunkKey> keys);
-// At least one key, at most `keys_max`.
-Result<std::vector<ChunkKey>> KeysFromBytes(std::string_view bytes, size_t keys_max);
+// Into `keys`: at least one, at most `keys_max`.
+Status KeysFromBytes(std::string_view bytes, size_t keys_max, std::vector<ChunkKey>* keys);
 
 // A code from a peer: one that this version does not know becomes kInternal.
 StatusCode StatusCodeFromProto(uint32_t code);

@@ -1,7 +1,9 @@
 // Loads and saves of attached engines, and the pipeline's answers to them.
 #include <algorithm>
+#include <cstring>
 #include <string>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "rpc/convert.h"
 #include "rpc/limits.h"
@@ -14,39 +16,40 @@ void Engines::PostOr(std::function<void()> work, std::function<void()> refused) 
 }
 
 void Engines::HandleLookup(Engine* engine, const v1::Lookup& lookup) {
-  const uint64_t lookup_id = lookup.lookup_id();
-  const auto reply = [lookup_id](SessionSink* session, StatusCode code, uint32_t chunks) {
-    v1::ServerMessage message;
-    message.mutable_lookup_reply()->set_lookup_id(lookup_id);
-    message.mutable_lookup_reply()->set_status(static_cast<uint32_t>(code));
-    message.mutable_lookup_reply()->set_chunks(chunks);
-    session->Send(std::move(message));
-  };
-  Result<std::vector<ChunkKey>> keys = KeysFromBytes(lookup.keys(), kMaxKeysPerLookup);
-  const bool complete = engine->world_size > 0 && engine->workers.size() == engine->world_size;
-  if (!keys.ok() || !complete) {
-    metrics_->lookups[LookupLabel::kError].Add();
-    return reply(engine->scheduler.get(),
-                 keys.ok() ? StatusCode::kUnavailable : keys.status().code(), 0);
+  LookupTrip* const trip = lookup_trips_.Take();
+  trip->session = engine->scheduler;
+  trip->lookup_id = lookup.lookup_id();
+  trip->spec.shape = engine->shape;
+  trip->spec.form = engine->form;
+  Status status = KeysFromBytes(lookup.keys(), kMaxKeysPerLookup, &trip->spec.keys);
+  trip->wanted = trip->spec.keys.size();
+  if (status.ok() && (engine->world_size == 0 || engine->workers.size() != engine->world_size)) {
+    status = Status(StatusCode::kUnavailable, "not all of the engine's workers are attached");
   }
-  LookupPipeline::Spec spec{engine->shape, engine->form, std::move(keys).value()};
-  const size_t wanted = spec.keys.size();
-  auto answer = [this, reply, session = engine->scheduler, wanted](StatusCode code,
-                                                                   uint32_t present) {
-    const LookupLabel label = code != StatusCode::kOk ? LookupLabel::kError
-                              : present == wanted     ? LookupLabel::kHit
-                              : present > 0           ? LookupLabel::kPartial
-                                                      : LookupLabel::kMiss;
-    metrics_->lookups[label].Add();
-    reply(session.get(), code, present);
+  const auto work = [this, trip] {
+    plane_->lookup().Start(std::move(trip->spec), [this, trip](StatusCode code, uint32_t chunks) {
+      const std::lock_guard lock(mutex_);
+      EndLookup(trip, code, chunks);
+    });
   };
-  auto work = [this, spec = std::move(spec), answer]() mutable {
-    plane_->lookup().Start(std::move(spec), std::move(answer));
-  };
-  PostOr(std::move(work), [this, reply, session = engine->scheduler] {
-    metrics_->lookups[LookupLabel::kError].Add();
-    reply(session.get(), StatusCode::kExhausted, 0);
-  });
+  if (status.ok() && plane_->Post(work)) return;
+  EndLookup(trip, status.ok() ? StatusCode::kExhausted : status.code(), 0);
+}
+
+void Engines::EndLookup(LookupTrip* trip, StatusCode code, uint32_t chunks) {
+  const LookupLabel label = code != StatusCode::kOk  ? LookupLabel::kError
+                            : chunks == trip->wanted ? LookupLabel::kHit
+                            : chunks > 0             ? LookupLabel::kPartial
+                                                     : LookupLabel::kMiss;
+  metrics_->lookups[label].Add();
+  OutgoingQueue::Message message = trip->session->Take();
+  v1::LookupReply* const reply = message->mutable_lookup_reply();
+  reply->set_lookup_id(trip->lookup_id);
+  reply->set_status(static_cast<uint32_t>(code));
+  reply->set_chunks(chunks);
+  trip->session->Send(std::move(message));
+  trip->session.reset();
+  lookup_trips_.Give(trip);
 }
 
 Status Engines::HandleLoad(Engine* engine, const v1::Load& load) {
@@ -56,69 +59,79 @@ Status Engines::HandleLoad(Engine* engine, const v1::Load& load) {
   }
   SS_TRY(CheckLoad(load, engine->page_tokens, page_count));
   const AttemptKey key{engine->epoch, load.attempt()};
-  Attempt& attempt = engine->attempts[key];
-  if (!attempt.loads.empty()) {
+  const auto [found, added] = engine->attempts.try_emplace(key);
+  Attempt& attempt = found->second;
+  if (!added) {
     return Status(StatusCode::kInvalidArgument,
                   "attempt " + std::to_string(load.attempt()) + " is in flight already");
   }
   if (engine->workers.size() != engine->world_size) {
     attempt.worst = StatusCode::kUnavailable;
     FinishAttempt(engine, key, attempt);
-    engine->attempts.erase(key);
+    engine->attempts.erase(found);
     return OkStatus();
   }
+  attempt.first_load = next_id_;
+  attempt.loads = attempt.loads_left = engine->world_size;
   for (const auto& [rank, worker] : engine->workers) {
-    attempt.loads[rank] = next_id_;
-    loads_[next_id_++] = Place{engine->id, rank, key};
+    loads_[next_id_++] = Place{engine, rank, key};
   }
-  for (const auto& [rank, worker] : engine->workers) StartLoad(engine, rank, worker, load);
+  uint64_t load_id = attempt.first_load;
+  for (const auto& [rank, worker] : engine->workers) StartLoad(engine, load_id++, worker, load);
+  if (attempt.loads_left == 0) {  // none was taken
+    FinishAttempt(engine, key, attempt);
+    engine->attempts.erase(found);
+  }
   return OkStatus();
 }
 
-void Engines::StartLoad(Engine* engine, uint32_t rank, const Worker& worker, const v1::Load& load) {
-  const AttemptKey key{engine->epoch, load.attempt()};
-  auto spec = std::make_shared<LoadSpec>();
-  spec->load_id = engine->attempts[key].loads.at(rank);
-  spec->request_id = load.request_id();
-  spec->form = engine->form;
-  spec->keys = KeysFromBytes(load.keys(), kMaxKeysPerLoad).value();  // CheckLoad has seen them
-  spec->pages.assign(load.pages().begin(), load.pages().end());
-  spec->first_token = load.first_token();
+void Engines::StartLoad(Engine* engine, uint64_t load_id, const Worker& worker,
+                        const v1::Load& load) {
+  const Place& place = loads_.at(load_id);
+  LoadTrip* const trip = load_trips_.Take();
+  trip->rank_id = worker.rank_id;
+  LoadSpec& spec = trip->spec;
+  spec.load_id = load_id;
+  spec.request_id = load.request_id();
+  spec.form = engine->form;
+  SS_CHECK(KeysFromBytes(load.keys(), kMaxKeysPerLoad, &spec.keys).ok(), "CheckLoad has seen them");
+  spec.pages.assign(load.pages().begin(), load.pages().end());
+  spec.first_token = load.first_token();
   const int64_t wanted_ns = int64_t{load.deadline_ms()} * kNsPerMs;
-  spec->deadline_ns =
+  spec.deadline_ns =
       clock_->NowNs() +
       (wanted_ns > 0 ? std::min(wanted_ns, options_.deadline_max_ns) : options_.deadline_max_ns);
-  const auto early =
-      std::find(engine->early_grants.begin(), engine->early_grants.end(), std::pair(rank, key));
-  spec->granted = load.granted() || early != engine->early_grants.end();
+  const auto early = std::find(engine->early_grants.begin(), engine->early_grants.end(),
+                               std::pair(place.rank, place.key));
+  spec.granted = load.granted() || early != engine->early_grants.end();
   if (early != engine->early_grants.end()) engine->early_grants.erase(early);
-  const uint64_t rank_id = worker.rank_id;
-  auto work = [this, spec, rank_id] {
-    const uint64_t load_id = spec->load_id;
-    spec->rank = plane_->FindRank(rank_id);
-    const Status started = spec->rank == nullptr
-                               ? Status(StatusCode::kUnavailable, "the engine's memory is gone")
-                               : plane_->fetch().Start(std::move(*spec));
-    if (!started.ok()) OnLoadDone(LoadResult{load_id, started});
-  };
-  if (!plane_->Post(std::move(work))) {
-    // The mutex is held: answer from the pipeline's side later would deadlock, so forget it here.
-    Attempt& attempt = engine->attempts[key];
-    loads_.erase(attempt.loads.at(rank));
-    attempt.loads.erase(rank);
-    attempt.worst = StatusCode::kExhausted;
-    if (attempt.loads.empty()) {
-      FinishAttempt(engine, key, attempt);
-      engine->attempts.erase(key);
-    }
+  if (plane_->Post([this, trip] { RunLoad(trip); })) return;
+  load_trips_.Give(trip);
+  Attempt& attempt = engine->attempts.at(place.key);
+  attempt.worst = StatusCode::kExhausted;
+  attempt.loads_left -= 1;
+  loads_.erase(load_id);
+}
+
+// On the pipeline's thread.
+void Engines::RunLoad(LoadTrip* trip) {
+  const uint64_t load_id = trip->spec.load_id;
+  trip->spec.rank = plane_->FindRank(trip->rank_id);
+  const Status started = trip->spec.rank == nullptr
+                             ? Status(StatusCode::kUnavailable, "the engine's memory is gone")
+                             : plane_->fetch().Start(std::move(trip->spec));
+  {
+    const std::lock_guard lock(mutex_);
+    load_trips_.Give(trip);
   }
+  if (!started.ok()) OnLoadDone(LoadResult{load_id, started});
 }
 
 void Engines::FinishAttempt(Engine* engine, const AttemptKey& key, const Attempt& attempt) {
   if (engine->scheduler == nullptr || key.first != engine->epoch) return;
-  v1::ServerMessage message;
-  message.mutable_drained()->add_attempts(key.second);
-  message.mutable_drained()->set_status(static_cast<uint32_t>(attempt.worst));
+  OutgoingQueue::Message message = engine->scheduler->Take();
+  message->mutable_drained()->add_attempts(key.second);
+  message->mutable_drained()->set_status(static_cast<uint32_t>(attempt.worst));
   engine->scheduler->Send(std::move(message));
 }
 
@@ -128,29 +141,29 @@ void Engines::OnLoadDone(const LoadResult& result) {
   if (found == loads_.end()) return;
   const Place place = found->second;
   loads_.erase(found);
-  Engine& engine = engines_.at(place.engine_id);
+  Engine& engine = *place.engine;
   if (!result.status.ok() && result.status.code() != StatusCode::kCancelled) {
     Log(LogLevel::kWarn, "load failed: engine {} attempt {}: {}", engine.id, place.key.second,
         result.status.ToString());
   }
   if (const auto worker = engine.workers.find(place.rank); worker != engine.workers.end()) {
-    v1::ServerMessage message;
-    v1::LoadDone* done = message.mutable_load_done();
+    OutgoingQueue::Message message = worker->second.session->Take();
+    v1::LoadDone* done = message->mutable_load_done();
     done->set_epoch(place.key.first);
     done->set_attempt(place.key.second);
     done->set_status(static_cast<uint32_t>(result.status.code()));
-    done->set_message(std::string(result.status.message()));
+    if (!result.status.ok()) done->set_message(std::string(result.status.message()));
     done->set_kv_bytes(result.kv_bytes);
     done->set_wire_bytes(result.wire_bytes);
     worker->second.session->Send(std::move(message));
   }
   Attempt& attempt = engine.attempts.at(place.key);
-  attempt.loads.erase(place.rank);
+  attempt.loads_left -= 1;
   if (!result.status.ok()) attempt.worst = result.status.code();
-  if (!attempt.loads.empty()) return;
+  if (attempt.loads_left > 0) return;
   FinishAttempt(&engine, place.key, attempt);
   engine.attempts.erase(place.key);
-  ForgetIfUnused(place.engine_id);
+  ForgetIfUnused(engine.id);
 }
 
 void Engines::HandleGrant(Engine* engine, uint32_t rank, const v1::Grant& grant) {
@@ -158,14 +171,18 @@ void Engines::HandleGrant(Engine* engine, uint32_t rank, const v1::Grant& grant)
     const AttemptKey key{grant.epoch(), id};
     const auto attempt = engine->attempts.find(key);
     if (attempt == engine->attempts.end()) {
+      if (engine->early_grants.size() == kEarlyGrantsMax) {
+        engine->early_grants.erase(engine->early_grants.begin());
+      }
       engine->early_grants.emplace_back(rank, key);
-      if (engine->early_grants.size() > kEarlyGrantsMax) engine->early_grants.pop_front();
       continue;
     }
-    const auto load = attempt->second.loads.find(rank);
-    if (load == attempt->second.loads.end()) continue;
-    // A grant that is lost costs the load its deadline, nothing else.
-    PostOr([this, load_id = load->second] { plane_->fetch().Grant(load_id); }, [] {});
+    for (uint32_t i = 0; i < attempt->second.loads; ++i) {
+      const auto load = loads_.find(attempt->second.first_load + i);
+      if (load == loads_.end() || load->second.rank != rank) continue;
+      // A grant that is lost costs the load its deadline, nothing else.
+      PostOr([this, load_id = load->first] { plane_->fetch().Grant(load_id); }, [] {});
+    }
   }
 }
 
@@ -173,13 +190,16 @@ void Engines::HandleCancel(Engine* engine, const v1::Cancel& cancel) {
   for (const uint64_t id : cancel.attempts()) {
     const auto attempt = engine->attempts.find(AttemptKey{cancel.epoch(), id});
     if (attempt == engine->attempts.end()) continue;
-    for (const auto& [rank, load_id] : attempt->second.loads) {
-      PostOr(
-          [this, load = load_id] {
-            plane_->fetch().Cancel(load, StatusCode::kCancelled, "cancelled by the engine");
-          },
-          [] {});
-    }
+    CancelLoads(attempt->second, "cancelled by the engine");
+  }
+}
+
+void Engines::CancelLoads(const Attempt& attempt, const char* why) {
+  for (uint32_t i = 0; i < attempt.loads; ++i) {
+    const uint64_t load_id = attempt.first_load + i;
+    if (!loads_.contains(load_id)) continue;
+    PostOr([this, load_id, why] { plane_->fetch().Cancel(load_id, StatusCode::kCancelled, why); },
+           [] {});
   }
 }
 
@@ -208,11 +228,11 @@ Status Engines::HandleSave(Engine* engine, const v1::Save& save) {
       auto spec = std::make_shared<SaveSpec>();
       spec->save_id = next_id_++;
       spec->form = engine->form;
-      spec->key = KeysFromBytes(item.key(), 1).value().front();  // CheckSave has seen it
+      std::memcpy(spec->key.data(), item.key().data(), sizeof(spec->key));  // CheckSave has seen it
       spec->tenant = TenantFromProto(item);
       spec->pages.assign(item.pages().begin(), item.pages().end());
       state.jobs.push_back(SaveJob{spec->save_id, false});
-      save_jobs_[spec->save_id] = Place{engine->id, rank, key};
+      save_jobs_[spec->save_id] = Place{engine, rank, key};
       const uint64_t rank_id = worker.rank_id;
       const uint64_t job_id = spec->save_id;
       auto work = [this, spec, rank_id, job_id] {
@@ -244,7 +264,7 @@ void Engines::OnSaveRead(uint64_t job_id, bool last) {
   const std::lock_guard lock(mutex_);
   const auto found = save_jobs_.find(job_id);
   if (found == save_jobs_.end()) return;
-  Engine& engine = engines_.at(found->second.engine_id);
+  Engine& engine = *found->second.engine;
   Save& save = engine.saves.at(found->second.key);
   for (SaveJob& job : save.jobs) {
     if (job.job_id == job_id) job.read_over = last;
@@ -264,11 +284,11 @@ void Engines::AskNext(Engine* engine, const AttemptKey& key, Save* save) {
   const bool final_read = save->asks.empty() && save->dropped + save->stored == 0 &&
                           std::all_of(save->jobs.begin(), save->jobs.end(),
                                       [](const SaveJob& job) { return job.read_over; });
-  v1::ServerMessage message;
+  OutgoingQueue::Message message = engine->scheduler->Take();
   if (final_read) {
-    message.mutable_save_read()->add_save_ids(key.second);
+    message->mutable_save_read()->add_save_ids(key.second);
   } else {
-    message.mutable_save_read()->add_partial(key.second);
+    message->mutable_save_read()->add_partial(key.second);
   }
   engine->scheduler->Send(std::move(message));
 }
@@ -293,7 +313,7 @@ void Engines::OnSaveDone(const SaveResult& result) {
   if (found == save_jobs_.end()) return;
   const Place place = found->second;
   save_jobs_.erase(found);
-  Engine& engine = engines_.at(place.engine_id);
+  Engine& engine = *place.engine;
   Save& save = engine.saves.at(place.key);
   std::erase_if(save.jobs, [&](const SaveJob& job) { return job.job_id == result.save_id; });
   if (result.outcome == SaveOutcome::kStored) save.stored += 1;
@@ -304,49 +324,43 @@ void Engines::OnSaveDone(const SaveResult& result) {
   if (!save.jobs.empty()) return;
   FinishSave(&engine, place.key, save);
   engine.saves.erase(place.key);
-  ForgetIfUnused(place.engine_id);
+  ForgetIfUnused(engine.id);
 }
 
 void Engines::FinishSave(Engine* engine, const AttemptKey& key, const Save& save) {
   if (engine->scheduler == nullptr || key.first != engine->epoch) return;
-  v1::ServerMessage message;
-  message.mutable_save_done()->add_save_ids(key.second);
-  message.mutable_save_done()->set_result(save.dropped > 0
-                                              ? "dropped:" + std::string(LabelName(save.reason))
-                                          : save.stored > 0 ? "stored"
-                                                            : "present");
+  OutgoingQueue::Message message = engine->scheduler->Take();
+  message->mutable_save_done()->add_save_ids(key.second);
+  message->mutable_save_done()->set_result(save.dropped > 0
+                                               ? "dropped:" + std::string(LabelName(save.reason))
+                                           : save.stored > 0 ? "stored"
+                                                             : "present");
   engine->scheduler->Send(std::move(message));
 }
 
 void Engines::HandleDrainQuery(Engine* engine, const v1::DrainQuery& query) {
-  v1::ServerMessage drained;
+  OutgoingQueue::Message drained = engine->scheduler->Take();
   for (const uint64_t attempt : query.attempts()) {
     if (!engine->attempts.contains(AttemptKey{engine->epoch, attempt})) {
-      drained.mutable_drained()->add_attempts(attempt);
+      drained->mutable_drained()->add_attempts(attempt);
     }
   }
-  if (drained.has_drained()) engine->scheduler->Send(std::move(drained));
-  v1::ServerMessage done;
+  if (drained->has_drained()) engine->scheduler->Send(std::move(drained));
+  OutgoingQueue::Message done = engine->scheduler->Take();
   for (const uint64_t save : query.saves()) {
     if (!engine->saves.contains(AttemptKey{engine->epoch, save})) {
-      done.mutable_save_done()->add_save_ids(save);
-      done.mutable_save_done()->set_result("dropped:" +
-                                           std::string(LabelName(DropLabel::kNotHeld)));
+      done->mutable_save_done()->add_save_ids(save);
+      done->mutable_save_done()->set_result("dropped:" +
+                                            std::string(LabelName(DropLabel::kNotHeld)));
     }
   }
-  if (done.has_save_done()) engine->scheduler->Send(std::move(done));
+  if (done->has_save_done()) engine->scheduler->Send(std::move(done));
 }
 
 void Engines::CancelEpoch(Engine* engine, uint64_t epoch) {
   for (const auto& [key, attempt] : engine->attempts) {
     if (key.first != epoch) continue;
-    for (const auto& [rank, load_id] : attempt.loads) {
-      PostOr(
-          [this, load = load_id] {
-            plane_->fetch().Cancel(load, StatusCode::kCancelled, "the engine's scheduler is gone");
-          },
-          [] {});
-    }
+    CancelLoads(attempt, "the engine's scheduler is gone");
   }
   for (const auto& [key, save] : engine->saves) {
     if (key.first != epoch) continue;

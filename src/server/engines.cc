@@ -52,13 +52,17 @@ Result<StoredForm> Engines::FormFor(std::string_view profile, KvDtype dtype) con
   return form;
 }
 
+Engines::Engine* Engines::EngineOf(const std::string& engine_id) {
+  return &engines_.try_emplace(engine_id, &nodes_).first->second;
+}
+
 Status Engines::AttachScheduler(const std::shared_ptr<SessionSink>& session,
                                 const v1::SchedulerHello& hello, v1::HelloReply* reply) {
   SS_TRY(CheckHello(hello));
   SS_TRY_ASSIGN(const ModelShape shape, FromProto(hello.shape(), options_.head_groups));
   SS_TRY_ASSIGN(const StoredForm form, FormFor(hello.profile(), shape.dtype));
   const std::lock_guard lock(mutex_);
-  Engine& engine = engines_[hello.engine_id()];
+  Engine& engine = *EngineOf(hello.engine_id());
   if (engine.scheduler != nullptr && engine.epoch != hello.epoch()) {
     return Status(StatusCode::kUnavailable,
                   "engine id '" + hello.engine_id() + "' is in use by a live engine");
@@ -118,7 +122,7 @@ Status Engines::AttachWorker(const std::shared_ptr<SessionSink>& session,
   SS_TRY(CheckHello(hello));
   SS_TRY_ASSIGN(std::unique_ptr<RankMemory> rank, OpenRank(hello));
   const std::lock_guard lock(mutex_);
-  Engine& engine = engines_[hello.engine_id()];
+  Engine& engine = *EngineOf(hello.engine_id());
   engine.id = hello.engine_id();
   if (const auto old = engine.workers.find(hello.rank()); old != engine.workers.end()) {
     sessions_.erase(old->second.session.get());  // a reconnect whose old stream is not over yet
@@ -151,8 +155,8 @@ Status Engines::Handle(SessionSink* session, const v1::ClientMessage& message) {
   Engine* engine = &engines_.at(attached.engine_id);
   switch (message.body_case()) {
     case v1::ClientMessage::kPing: {
-      v1::ServerMessage pong;
-      pong.mutable_pong()->set_nonce(message.ping().nonce());
+      OutgoingQueue::Message pong = session->Take();
+      pong->mutable_pong()->set_nonce(message.ping().nonce());
       session->Send(std::move(pong));
       return OkStatus();
     }

@@ -11,6 +11,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <memory_resource>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -24,7 +25,9 @@
 #include "pipeline/data_plane.h"
 #include "pipeline/events.h"
 #include "rpc/control.pb.h"
+#include "server/outgoing_queue.h"
 #include "server/side_channel.h"
+#include "server/slots.h"
 
 namespace shadowserve {
 
@@ -32,8 +35,10 @@ namespace shadowserve {
 class SessionSink {
  public:
   virtual ~SessionSink() = default;
-  // Queues a message; a full queue ends the session.
-  virtual void Send(v1::ServerMessage message) = 0;
+  // A message to fill, on this thread, and to send.
+  virtual OutgoingQueue::Message Take() = 0;
+  // Queues it; a full queue ends the session.
+  virtual void Send(OutgoingQueue::Message message) = 0;
 };
 
 class Engines final : public PipelineEvents {
@@ -77,7 +82,10 @@ class Engines final : public PipelineEvents {
     std::string device;
   };
   struct Attempt {
-    std::map<uint32_t, uint64_t> loads;  // rank -> load id, those not done
+    // Its loads have ids in a row; those that are not done are in loads_.
+    uint64_t first_load = 0;
+    uint32_t loads = 0;
+    uint32_t loads_left = 0;
     StatusCode worst = StatusCode::kOk;
   };
   struct SaveJob {
@@ -101,14 +109,28 @@ class Engines final : public PipelineEvents {
     ModelShape shape;
     StoredForm form;
     std::map<uint32_t, Worker> workers;
-    std::map<AttemptKey, Attempt> attempts;
-    std::map<AttemptKey, Save> saves;
-    std::deque<std::pair<uint32_t, AttemptKey>> early_grants;
+    std::pmr::map<AttemptKey, Attempt> attempts;
+    std::pmr::map<AttemptKey, Save> saves;
+    std::vector<std::pair<uint32_t, AttemptKey>> early_grants;
+
+    explicit Engine(std::pmr::memory_resource* nodes) : attempts(nodes), saves(nodes) {}
   };
-  struct Place {  // of a load or save job
-    std::string engine_id;
+  struct Place {               // of a load or save job
+    Engine* engine = nullptr;  // has its attempt or save, so it stays
     uint32_t rank = 0;
     AttemptKey key;
+  };
+  // What is on its way to the pipeline. A closure is this engine table and one of them: it fits
+  // into a std::function as it is.
+  struct LookupTrip {
+    LookupPipeline::Spec spec;
+    std::shared_ptr<SessionSink> session;
+    uint64_t lookup_id = 0;
+    size_t wanted = 0;  // chunks
+  };
+  struct LoadTrip {
+    LoadSpec spec;
+    uint64_t rank_id = 0;
   };
   struct Attached {
     std::string engine_id;
@@ -122,9 +144,13 @@ class Engines final : public PipelineEvents {
   Result<std::unique_ptr<RankMemory>> OpenRank(const v1::WorkerHello& hello);
   Result<StoredForm> FormFor(std::string_view profile, KvDtype dtype) const;
 
+  Engine* EngineOf(const std::string& engine_id);
   void HandleLookup(Engine* engine, const v1::Lookup& lookup);
+  void EndLookup(LookupTrip* trip, StatusCode code, uint32_t chunks);
   Status HandleLoad(Engine* engine, const v1::Load& load);
-  void StartLoad(Engine* engine, uint32_t rank, const Worker& worker, const v1::Load& load);
+  void StartLoad(Engine* engine, uint64_t load_id, const Worker& worker, const v1::Load& load);
+  void RunLoad(LoadTrip* trip);
+  void CancelLoads(const Attempt& attempt, const char* why);
   void HandleGrant(Engine* engine, uint32_t rank, const v1::Grant& grant);
   void HandleCancel(Engine* engine, const v1::Cancel& cancel);
   Status HandleSave(Engine* engine, const v1::Save& save);
@@ -147,10 +173,14 @@ class Engines final : public PipelineEvents {
   SideChannel* side_ = nullptr;
 
   mutable std::mutex mutex_;
+  // What comes and goes with each request takes its nodes from here again and again.
+  std::pmr::unsynchronized_pool_resource nodes_;
   std::map<std::string, Engine> engines_;
   std::unordered_map<const SessionSink*, Attached> sessions_;
-  std::unordered_map<uint64_t, Place> loads_;
-  std::unordered_map<uint64_t, Place> save_jobs_;
+  std::pmr::unordered_map<uint64_t, Place> loads_{&nodes_};
+  std::pmr::unordered_map<uint64_t, Place> save_jobs_{&nodes_};
+  Slots<LookupTrip> lookup_trips_;
+  Slots<LoadTrip> load_trips_;
   uint64_t next_id_ = 1;
 };
 

@@ -17,7 +17,8 @@ class Reactor;
 class Sink final : public SessionSink {
  public:
   explicit Sink(Reactor* reactor) : reactor_(reactor) {}
-  void Send(v1::ServerMessage message) override;
+  OutgoingQueue::Message Take() override;
+  void Send(OutgoingQueue::Message message) override;
   void Close() {
     const std::lock_guard lock(mutex_);
     reactor_ = nullptr;
@@ -37,9 +38,9 @@ class Reactor final : public grpc::ServerBidiReactor<v1::ClientMessage, v1::Serv
   void OnReadDone(bool ok) override {
     if (!ok) return End(grpc::Status::OK);
     if (!attached_) {
-      v1::ServerMessage message;
-      *message.mutable_hello_reply() = engines_->Attach(sink_, incoming_);
-      attached_ = message.hello_reply().status() == 0;
+      OutgoingQueue::Message message = Take();
+      *message->mutable_hello_reply() = engines_->Attach(sink_, incoming_);
+      attached_ = message->hello_reply().status() == 0;
       Queue(std::move(message), /*last=*/!attached_);
       if (!attached_) return;
     } else if (const Status status = engines_->Handle(sink_.get(), incoming_); !status.ok()) {
@@ -51,9 +52,9 @@ class Reactor final : public grpc::ServerBidiReactor<v1::ClientMessage, v1::Serv
 
   void OnWriteDone(bool ok) override {
     const std::lock_guard lock(mutex_);
-    outgoing_.pop_front();
+    outgoing_.Pop();
     if (!ok || ended_) {
-      outgoing_.clear();
+      outgoing_.Clear();
     } else if (!outgoing_.empty()) {
       StartWrite(&outgoing_.front());
     } else if (last_queued_) {
@@ -69,14 +70,18 @@ class Reactor final : public grpc::ServerBidiReactor<v1::ClientMessage, v1::Serv
     delete this;
   }
 
-  void Queue(v1::ServerMessage message, bool last) {
+  OutgoingQueue::Message Take() {
+    const std::lock_guard lock(mutex_);
+    return outgoing_.Take();
+  }
+  void Queue(OutgoingQueue::Message message, bool last) {
     const std::lock_guard lock(mutex_);
     if (ended_ || last_queued_) return;
     if (outgoing_.size() >= kSendQueueMax) {
       return EndLocked(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "client does not read"));
     }
     last_queued_ = last;
-    outgoing_.push_back(std::move(message));
+    outgoing_.Push(std::move(message));
     if (outgoing_.size() == 1) StartWrite(&outgoing_.front());
   }
 
@@ -95,12 +100,17 @@ class Reactor final : public grpc::ServerBidiReactor<v1::ClientMessage, v1::Serv
   v1::ClientMessage incoming_;
   bool attached_ = false;
   std::mutex mutex_;
-  std::deque<v1::ServerMessage> outgoing_;  // the front is being written
+  OutgoingQueue outgoing_;  // the front is being written
   bool last_queued_ = false;
   bool ended_ = false;
 };
 
-void Sink::Send(v1::ServerMessage message) {
+OutgoingQueue::Message Sink::Take() {
+  const std::lock_guard lock(mutex_);
+  return reactor_ != nullptr ? reactor_->Take() : OutgoingQueue().Take();
+}
+
+void Sink::Send(OutgoingQueue::Message message) {
   const std::lock_guard lock(mutex_);
   if (reactor_ != nullptr) reactor_->Queue(std::move(message), /*last=*/false);
 }

@@ -8,7 +8,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <cstddef>
-#include <deque>
 #include <memory>
 #include <mutex>
 
