@@ -125,12 +125,12 @@ def measure(model: Path, plane: DataPlane, seconds: float, background: ThreadPoo
         say(f"decoding beside arrivals, {seconds:.0f} s at most ...")
         fetching = interference.run(plane, seconds, HALF_WIDTH, alone=True)
         say("the same with nothing copied (control path alone) ...")
-        plane.restart(program=CONTROL_PATH_DAEMON)
+        plane.restart(program=CONTROL_PATH_DAEMON, at_once=True)
         control_path = interference.run(plane, seconds / 2, HALF_WIDTH)
         same_core = None
         if ENGINE_CORES != PLANE_CORES:
             say("the same with the data plane on the engine's core (negative control) ...")
-            plane.restart(program=DAEMON, cores=ENGINE_CORES)
+            plane.restart(program=DAEMON, cores=ENGINE_CORES, at_once=True)
             same_core = interference.run(plane, seconds / 4, 0.05)
     return Measured(cold, hits, local_hits, fetching, control_path, same_core)
 

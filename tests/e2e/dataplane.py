@@ -124,9 +124,13 @@ class DataPlane:
         self._process = None
         return status
 
-    def restart(self, program: Path = DAEMON, cores: Sequence[int] | None = None) -> None:
-        """Stops it and starts another program, or the same on other cores, at the same address and store."""
-        self.stop()
+    def restart(self, program: Path = DAEMON, cores: Sequence[int] | None = None, at_once: bool = False) -> None:
+        """Stops it and starts another program, or the same on other cores, at the same address and store. `at_once`:
+        without the 5 s in which open sessions may end."""
+        if at_once:
+            self.kill()
+        else:
+            self.stop()
         self._program = program
         self._cores = self._cores if cores is None else cores
         self.start()
