@@ -1,15 +1,17 @@
 """A real shadowserved with a codec engine, and engines without a model that compare every byte (soak_driver).
 
-  codec_engine_check.py DEVICE [--library PLUGIN] [--expect engine|software|refused]
+  codec_engine_check.py DEVICE [--library PLUGIN] [--expect engine|software|refused] [--profile PROFILE]
 
 `engine`: the codec engine decoded blocks, and no block fell back to software. `software`: it is of no use,
-and software decoded all. `refused`: the program ends with exit code 2 and one line. Exit status: 0 as
+and software decoded all. `refused`: the program ends with exit code 2 and one line. With a `profile` that is
+not exact, pages are compared with those that a data plane without the engine fills from the same store. Exit status: 0 as
 expected, 1 not, 77 skipped (with the reason).
 """
 
 from __future__ import annotations
 
 import argparse
+import filecmp
 import subprocess
 import sys
 import tempfile
@@ -49,6 +51,33 @@ def check_loads(plane: DataPlane, expect: str, requests: int) -> str | None:
     # Generous: on a busy machine a load that is late is no failure of the codec engine.
     if subprocess.run([*driver, "--fetch-deadline", "30"], stdout=subprocess.DEVNULL).returncode != 0:
         return "bytes were wrong, or loads failed"
+    return judge_blocks(plane, expect)
+
+
+def check_same_pages(plane: DataPlane, software: DataPlane, expect: str) -> str | None:
+    """Both have the same store: what the first saved and fetched, the second fetches."""
+    wrong = fill_pages(plane, "saved and fetched, not exact") or judge_blocks(plane, expect)
+    if wrong is None:
+        wrong = fill_pages(software, "fetched, not exact")
+        software.kill()
+    if wrong is None and not filecmp.cmp(pages_of(plane), pages_of(software), shallow=False):
+        wrong = "the pages differ from software's"
+    return wrong
+
+
+def pages_of(plane: DataPlane) -> Path:
+    return plane.log.with_suffix(".pages")
+
+
+def fill_pages(plane: DataPlane, expected: str) -> str | None:
+    plane.start()
+    driver = [str(DAEMON.with_name("pages_driver")), "--data-plane", plane.address, "--write", str(pages_of(plane))]
+    run = subprocess.run(driver, stdout=subprocess.PIPE, text=True)
+    print(run.stdout, end="")
+    return None if run.returncode == 0 and run.stdout.strip() == expected else f"pages were not {expected}"
+
+
+def judge_blocks(plane: DataPlane, expect: str) -> str | None:
     decoded = plane.metric(f"{PREFIX}blocks_total")
     fallbacks = plane.metric(f"{PREFIX}fallbacks_total")
     corrupt = plane.metric("shadowserve_corrupt_total")
@@ -68,6 +97,7 @@ def main() -> int:
     parser.add_argument("device")
     parser.add_argument("--library")
     parser.add_argument("--expect", choices=("engine", "software", "refused"), default="engine")
+    parser.add_argument("--profile", default="lossless")
     parser.add_argument("--requests", type=int, default=200)
     options = parser.parse_args()
     plugin = DAEMON.with_name("libshadowserve_compressdev.so")
@@ -75,10 +105,14 @@ def main() -> int:
         print(f"skipped: this build has no DPDK plug-in ({plugin} is missing)")
         return SKIPPED
     with tempfile.TemporaryDirectory(prefix="ss-engine-") as folder:
-        plane = DataPlane(Path(folder), lossless="deflate", environment=settings(options))
+        stored = {"profile": options.profile, "lossless": "deflate"}
+        plane = DataPlane(Path(folder), environment=settings(options), **stored)
+        software = DataPlane(Path(folder) / "software", store=plane.store, **stored)
         try:
             if options.expect == "refused":
                 wrong = check_refusal(plane)
+            elif options.profile != "lossless":
+                wrong = check_same_pages(plane, software, options.expect)
             else:
                 wrong = check_loads(plane, options.expect, options.requests)
             if wrong is not None:
@@ -86,6 +120,7 @@ def main() -> int:
             return 0 if wrong is None else 1
         finally:
             plane.close()
+            software.close()
 
 
 if __name__ == "__main__":
