@@ -146,3 +146,41 @@ def test_q8_answers_stay_close_however_the_hit_comes(q8: Rig) -> None:
     answers = [future.result(120) for future in futures]
     assert [answer.cached for answer in answers] == [512, 512, 512, 768]
     assert [disagreement(*pair, tolerance) for pair in zip(references, answers, strict=True)] == [None] * 4
+
+
+def shared_best(references: list[Answer], answers: list[Answer]) -> float:
+    """Part of the references' five best first tokens that are among the answers' five best."""
+    pairs = zip(references, answers, strict=True)
+    shared = [len(ours.logprobs[0].keys() & theirs.logprobs[0].keys()) for ours, theirs in pairs]
+    return sum(shared) / sum(len(reference.logprobs[0]) for reference in references)
+
+
+def test_balanced_answers_stay_close_however_the_hit_comes(rig: Rig) -> None:
+    """With the sharp attention of random weights 3.4 bits a value change which tokens are best, where q8 only moves
+    their log-probabilities: what is judged is how many of the best ones stay. Seen with these prompts: 23 of 30 after
+    a hit, 4 with a damaged page."""
+    close = 0.6
+    prompts = [prompt(600, 140 + number) for number in range(6)]
+    with rig.plane.serving(codec_profile="balanced"):
+        references = [rig.save(tokens, 1) for tokens in prompts]
+        alone, damaged, behind_local = [], [], []
+        for number, tokens in enumerate(prompts):
+            rig.forget()
+            alone.append(rig.engine.generate(tokens, 1))
+            with rig.engine.running(tokens, f"balanced-probe-{number}"):
+                pages = rig.engine.worker("request_pages", f"balanced-probe-{number}")
+            rig.engine.worker("damage", [pages[0]])
+            damaged.append(rig.engine.generate(tokens, 1))
+        assert shared_best(references, damaged) < 0.5 * close
+        assert shared_best(references, alone) >= close
+        for tokens in prompts:
+            rig.forget()
+            rig.engine.generate(tokens[:400], 1, skip_cache=True)  # three pages: half a chunk too much
+            before = rig.fetched()
+            behind_local.append(rig.engine.generate(tokens, 1))
+            assert rig.fetched() - before == 512 - 384
+        assert shared_best(references, behind_local) >= close
+        rig.forget()
+        at_once = [future.result(120) for future in [rig.engine.submit(tokens, 1) for tokens in prompts]]
+        assert shared_best(references, at_once) >= close
+    assert {answer.cached for answer in alone + behind_local + at_once} == {512}
