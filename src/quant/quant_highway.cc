@@ -1,13 +1,16 @@
 // Vector kernels, compiled once per instruction set and chosen at run time. Bit-exact with
 // quant_scalar.cc. Vectors are at most 256 bits: two 128-bit blocks, which the transpose needs.
 //
-// A Source turns N consecutive elements of a token, from dim d on, into N finished 16-bit values.
-// Rows are stored as they come; for transposed pages N x N tiles are turned in registers. Where
-// dims or tokens are no multiple of N, the last vector or tile overlaps the one before and writes
-// the same bytes again. Fewer than N of either run in scalar code.
+// Pages of rows are written row by row. For pages of columns the bytes of the symbols are turned
+// first, in blocks of 16 x 16 of strips of tokens, for they are less than the values; then a line's
+// values of a dim are made and written at once. A Source makes values of its symbols, either way.
+// Where dims are no multiple of a vector or a block, the last one overlaps the one before and
+// writes the same bytes again; a last strip of fewer tokens goes through a buffer. Fewer dims than
+// a vector or a block run in scalar code.
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "format/kv_layout.h"
 #include "quant/quant_kernels.h"
@@ -49,8 +52,7 @@ static_assert(kN == 8 || kN == 16);
 // Pages are written and read in whole cache lines: a non-temporal store of part of a line costs a
 // memory transaction of its own.
 constexpr size_t kLineBytes = 64;
-constexpr size_t kLineTiles = kLineBytes / kVectorBytes;
-constexpr size_t kLineTokens = kLineTiles * kN;
+constexpr size_t kLineTokens = kLineBytes / 2;
 
 HWY_INLINE V16 Load16(const std::byte* at) {
   return hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at));
@@ -144,24 +146,167 @@ HWY_INLINE F32Pair SplitF32(V16 v) {
   return {From::F32(hn::ShiftLeft<16>(pairs)), From::F32(hn::And(pairs, hn::Set(d, 0xFFFF0000)))};
 }
 
-// ---- sources ----
+// ---- turning: rows to columns ----
+
+using DBytes = hn::Repartition<uint8_t, D16>;  // a whole vector of bytes
+using VBytes = hn::Vec<DBytes>;
+
+constexpr size_t kBlockBytes = 16;  // in which vectors of any size interleave
+constexpr size_t kBlockRows = 8;    // 16-bit elements of a block
+constexpr size_t kStrip = 2 * kN;   // elements of two vectors: a line, if they have 32 bytes
+constexpr size_t kStripBytes = kStrip * 2;
+
+// A round of a transpose within each block: after log2 of the rows' number of them, row and column
+// have changed places.
+template <size_t kRows, class D>
+HWY_INLINE void TurnRound(D d, const hn::Vec<D>* HWY_RESTRICT from, hn::Vec<D>* HWY_RESTRICT to) {
+  for (size_t i = 0; i < kRows / 2; ++i) {
+    to[2 * i] = hn::InterleaveLower(d, from[i], from[i + kRows / 2]);
+    to[2 * i + 1] = hn::InterleaveUpper(d, from[i], from[i + kRows / 2]);
+  }
+}
+
+// A block of row `low` and, in vectors of two blocks, one of row `high`.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadBlocks(D d, const std::byte* low, const std::byte* high) {
+  using T = hn::TFromD<D>;
+  if constexpr (kN == 8) {
+    return hn::LoadU(d, reinterpret_cast<const T*>(low));
+  } else {
+    const hn::Half<D> half;
+    return hn::Combine(d, hn::LoadU(half, reinterpret_cast<const T*>(high)),
+                       hn::LoadU(half, reinterpret_cast<const T*>(low)));
+  }
+}
+
+// Where kStrip rows are; from `count` on they repeat the last one.
+struct StripRows {
+  std::array<const std::byte*, kStrip> at;
+  StripRows(const std::byte* from, size_t stride, size_t count) {
+    for (size_t i = 0; i < kStrip; ++i) {
+      at[i] = from;
+      if (i + 1 < count) from += stride;
+    }
+  }
+};
+
+// turned[c]: byte `column` + c of each row, in such an order that interleaving the lower and the
+// upper halves of two such vectors gives elements of 16 bits in the order of the rows.
+HWY_NOINLINE void TurnBytes(const StripRows& rows, size_t column, VBytes* HWY_RESTRICT turned) {
+  const DBytes d;
+  VBytes v[kBlockBytes];
+  VBytes w[kBlockBytes];
+  for (size_t i = 0; i < kBlockBytes; ++i) {
+    const size_t low = kN == 8 || i < kBlockRows ? i : i + kBlockRows;
+    const size_t high = kN == 8 ? low : low + kBlockRows;
+    v[i] = LoadBlocks(d, rows.at[low] + column, rows.at[high] + column);
+  }
+  TurnRound<kBlockBytes>(d, v, w);
+  TurnRound<kBlockBytes>(d, w, v);
+  TurnRound<kBlockBytes>(d, v, w);
+  TurnRound<kBlockBytes>(d, w, turned);
+}
+
+// kBlockRows columns of 16-bit elements to rows of kStrip, which are lines.
+template <bool kStream>
+HWY_NOINLINE void TurnTile(const StripRows& rows, size_t column, std::byte* to, size_t to_stride) {
+  const D16 d;
+  V16 turned[2][kBlockRows];
+  for (size_t half = 0; half < 2; ++half) {
+    V16 v[kBlockRows];
+    V16 w[kBlockRows];
+    for (size_t i = 0; i < kBlockRows; ++i) {
+      const size_t low = half * kN + i;
+      const size_t high = kN == 8 ? low : low + kBlockRows;
+      v[i] = LoadBlocks(d, rows.at[low] + column * 2, rows.at[high] + column * 2);
+    }
+    TurnRound<kBlockRows>(d, v, w);
+    TurnRound<kBlockRows>(d, w, v);
+    TurnRound<kBlockRows>(d, v, turned[half]);
+  }
+  for (size_t i = 0; i < kBlockRows; ++i) {
+    Store16<kStream>(turned[0][i], to + i * to_stride);
+    Store16<kStream>(turned[1][i], to + i * to_stride + kVectorBytes);
+  }
+}
+
+// The first elements of rows of kStrip.
+template <bool kStream>
+void CopyRows(const std::byte* from, size_t rows, size_t elements, std::byte* to,
+              size_t to_stride) {
+  for (size_t i = 0; i < rows; ++i, from += kStripBytes, to += to_stride) {
+    if (elements == kN) {
+      Store16<kStream>(Load16(from), to);
+    } else {
+      std::memcpy(to, from, elements * 2);
+    }
+  }
+}
+
+// Up to kStrip rows of 16-bit elements, a column to each row of `to`. Where there are fewer columns
+// than kBlockRows, as many can be read all the same.
+template <bool kStream>
+void TurnStrip(const std::byte* from, size_t from_stride, size_t rows, size_t columns,
+               std::byte* to, size_t to_stride) {
+  const StripRows from_rows(from, from_stride, rows);
+  for (size_t step = 0; step < columns; step += kBlockRows) {
+    const size_t column = columns < kBlockRows ? 0 : std::min(step, columns - kBlockRows);
+    std::byte* const to_row = to + column * to_stride;
+    if (rows == kStrip && columns >= kBlockRows) {
+      TurnTile<kStream>(from_rows, column, to_row, to_stride);
+    } else {
+      HWY_ALIGN std::array<std::byte, kBlockRows * kStripBytes> tile;
+      TurnTile<false>(from_rows, column, tile.data(), kStripBytes);
+      CopyRows<kStream>(tile.data(), std::min(columns, kBlockRows), rows, to_row, to_stride);
+    }
+  }
+}
+
+// ---- where values go ----
+
+// A piece as rows of memory: a token's dims, or a dim's tokens.
+struct Target {
+  enum class Form : uint8_t { kRows, kTurned, kOther };
+  Form form = Form::kOther;
+  std::byte* base;
+  size_t stride;
+  size_t tokens;
+  size_t dims;
+  bool stream;
+
+  Target(const PlanePiece& piece, size_t piece_dims, bool streaming)
+      : base(piece.base), tokens(piece.tokens), dims(piece_dims) {
+    if (piece.dim_stride == 2) {
+      form = Form::kRows;
+      stride = piece.token_stride;
+      stream = streaming && Aligned(kVectorBytes);
+    } else {
+      if (piece.token_stride == 2) form = Form::kTurned;
+      stride = piece.dim_stride;
+      // Pages of kN tokens are one run of memory.
+      const bool run = tokens == kN && stride == kVectorBytes;
+      const bool lines = kStripBytes == kLineBytes && Aligned(kLineBytes);
+      stream = streaming && (lines || (run && Aligned(kVectorBytes)));
+    }
+  }
+  bool rows() const { return form == Form::kRows; }
+  bool turned() const { return form == Form::kTurned; }
+  bool Aligned(size_t bytes) const {
+    return (reinterpret_cast<uintptr_t>(base) | stride) % bytes == 0;
+  }
+};
+
+// ---- rows: a Source turns elements of a token, from dim d on, into finished 16-bit values ----
 
 // Sources and rows are passed by value: the compiler must see that no store to a page changes them.
-
-struct NoTables {
-  explicit NoTables(const ScatterWork&) {}
-};
 
 struct RawSource {
   struct Row {
     const std::byte* values;
     HWY_INLINE V16 Load(size_t dim) const { return Load16(values + dim * 2); }
   };
-  using Tables = NoTables;
   const std::byte* values;
   size_t dims;
-
-  RawSource(const ScatterWork& work, const Tables&) : values(work.symbols), dims(work.dims) {}
   HWY_INLINE Row At(size_t token) const { return {values + token * dims * 2}; }
 };
 
@@ -176,119 +321,239 @@ struct LosslessSource {
       return hn::Or(hn::Or(hn::ShiftLeft<7>(high), hn::ShiftRight<1>(low)), hn::ShiftLeft<15>(low));
     }
   };
-  using Tables = NoTables;
-  const uint8_t* symbols;
-  const uint8_t* plain;
+  const std::byte* symbols;
+  const std::byte* plain;
   size_t dims;
-
-  LosslessSource(const ScatterWork& work, const Tables&)
-      : symbols(reinterpret_cast<const uint8_t*>(work.symbols)),
-        plain(reinterpret_cast<const uint8_t*>(work.plain)),
-        dims(work.dims) {}
-  HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, plain + token * dims}; }
-};
-
-// Symbols of a byte, and two to a byte, as floats.
-struct ByteSymbols {
-  static constexpr float kEven = 1;
-  static constexpr float kOdd = 1;
-  static HWY_INLINE size_t RowBytes(size_t dims) { return dims; }
-  static HWY_INLINE F32Pair Load(const int8_t* row, size_t dim) {
-    const auto wide = hn::BitCast(DI32(), hn::PromoteTo(DI16(), hn::LoadU(DI8(), row + dim)));
-    return {hn::ConvertTo(DF32(), hn::ShiftRight<16>(hn::ShiftLeft<16>(wide))),
-            hn::ConvertTo(DF32(), hn::ShiftRight<16>(wide))};
+  HWY_INLINE Row At(size_t token) const {
+    return {reinterpret_cast<const uint8_t*>(symbols + token * dims),
+            reinterpret_cast<const uint8_t*>(plain + token * dims)};
   }
 };
 
-// As a multiple of the symbol: what is cheapest to get. Factors make up for it, exactly.
-struct PackedSymbols {
-  static constexpr float kEven = 0x1p-28F;
-  static constexpr float kOdd = 0x1p-4F;
-  static HWY_INLINE size_t RowBytes(size_t dims) { return dims / 2; }
-  static HWY_INLINE F32Pair Load(const int8_t* row, size_t dim) {
-    const hn::Rebind<int8_t, DI32> bytes;
-    const auto wide = hn::PromoteTo(DI32(), hn::LoadU(bytes, row + dim / 2));
-    return {hn::ConvertTo(DF32(), hn::ShiftLeft<28>(wide)),
-            hn::ConvertTo(DF32(), hn::And(wide, hn::Set(DI32(), ~0xF)))};
+// value = symbol x factor + offset; both belong to a token or to a dim. Where there is no offset it
+// is -0, which changes nothing. A symbol is converted as the top byte of 32 bits, so it comes 2^24
+// times too large; factors make up for it.
+constexpr float kByteUnit = 0x1p-24F;
+// Smaller ones would lose bits by that. No cache has them.
+constexpr float kFactorMin = 0x1p-102F;
+
+struct Factors {
+  static constexpr size_t kMost = std::max(kHeadDimMax, kChunkTokens);
+  HWY_ALIGN std::array<float, kMost> factor;
+  HWY_ALIGN std::array<float, kMost> offset;
+
+  // From `count` on as far as whole strips of them are read.
+  void Pad(size_t count) {
+    for (size_t i = count; i % kStrip != 0; ++i) factor[i] = offset[i] = 0;
   }
 };
 
-// Factors of the piece's tokens: scales in f32, or steps in fp16.
-struct TokenScales {
-  std::array<float, kChunkTokens> values;
-  explicit TokenScales(const ScatterWork& work) {
-    std::memcpy(values.data(), work.scales, work.tokens * sizeof(float));
-    for (size_t t = 0; t < work.tokens; ++t) values[t] = SafeScale(values[t]);
+// The same, of each vector's elements first the even, then the odd ones. A last vector that
+// overlaps the one before it has a place of its own, where the next would start.
+struct Columns {
+  HWY_ALIGN std::array<float, Factors::kMost> factor;
+  HWY_ALIGN std::array<float, Factors::kMost> offset;
+
+  static HWY_INLINE size_t Place(size_t element) { return (element + kN - 1) / kN * kN; }
+  // Factors of the even and odd ones are multiplied by these.
+  Columns(const Factors& from, size_t count, float even_unit = 1, float odd_unit = 1) {
+    for (size_t step = 0; step < count; step += kN) {
+      const size_t i = std::min(step, count - kN);
+      Put(&from.factor[i], even_unit, odd_unit, &factor[step]);
+      Put(&from.offset[i], 1, 1, &offset[step]);
+    }
+  }
+
+ private:
+  static HWY_INLINE void Put(const float* from, float even_unit, float odd_unit, float* to) {
+    const DF32 d;
+    VF32 even, odd;
+    hn::LoadInterleaved2(d, from, even, odd);
+    hn::Store(hn::Mul(even, hn::Set(d, even_unit)), d, to);
+    hn::Store(hn::Mul(odd, hn::Set(d, odd_unit)), d, to + kN / 2);
   }
 };
 
-struct TokenSteps {
-  std::array<float, kChunkTokens> values;
-  explicit TokenSteps(const ScatterWork& work) {
-    std::array<uint16_t, kChunkTokens> steps;
-    std::memcpy(steps.data(), work.scales, work.tokens * sizeof(uint16_t));
-    for (size_t t = 0; t < work.tokens; ++t) values[t] = SafeStep(steps[t]);
-  }
-};
+HWY_INLINE F32Pair Both(float value) {
+  const VF32 all = hn::Set(DF32(), value);
+  return {all, all};
+}
+HWY_INLINE F32Pair LoadPlace(const float* at) {
+  const DF32 d;
+  return {hn::Load(d, at), hn::Load(d, at + kN / 2)};
+}
 
-template <typename To, typename Factors>
+// Which bytes of each block become the top bytes of 32 bits: first .. first + 6 of the lower block,
+// the same and `apart` of the upper; 0x80 gives zero.
+template <size_t kFirst, size_t kApart>
+HWY_INLINE VBytes TopBytes() {
+  constexpr uint8_t kNone = 0x80;
+  HWY_ALIGN static constexpr uint8_t kIndex[2 * kBlockBytes] = {
+      kNone, kNone, kNone, kFirst,
+      kNone, kNone, kNone, kFirst + 2,
+      kNone, kNone, kNone, kFirst + 4,
+      kNone, kNone, kNone, kFirst + 6,
+      kNone, kNone, kNone, kFirst + kApart,
+      kNone, kNone, kNone, kFirst + kApart + 2,
+      kNone, kNone, kNone, kFirst + kApart + 4,
+      kNone, kNone, kNone, kFirst + kApart + 6};
+  return hn::Load(DBytes(), kIndex);
+}
+
+template <typename To, size_t kFirst, size_t kApart>
+HWY_INLINE V16 AffineValues(VBytes symbols, F32Pair factor, F32Pair offset) {
+  const auto top = [&](VBytes index) {
+    return hn::ConvertTo(DF32(), hn::BitCast(DI32(), hn::TableLookupBytesOr0(symbols, index)));
+  };
+  // Where there is an offset, products are exact (quant_scalar.cc), so it is the same where MulAdd
+  // is not fused.
+  return To::FromEvenOdd(hn::MulAdd(top(TopBytes<kFirst, kApart>()), factor.even, offset.even),
+                         hn::MulAdd(top(TopBytes<kFirst + 1, kApart>()), factor.odd, offset.odd));
+}
+
+// kN symbols that follow each other.
+template <typename To>
+HWY_INLINE V16 AffineRow(const std::byte* symbols, F32Pair factor, F32Pair offset) {
+  if constexpr (kN == 8) {
+    uint64_t eight;
+    std::memcpy(&eight, symbols, sizeof(eight));
+    const hn::Repartition<uint64_t, D16> d;
+    return AffineValues<To, 0, 0>(hn::BitCast(DBytes(), hn::Set(d, eight)), factor, offset);
+  } else {
+    const VBytes twice = hn::LoadDup128(DBytes(), reinterpret_cast<const uint8_t*>(symbols));
+    return AffineValues<To, 0, 8>(twice, factor, offset);
+  }
+}
+
+// kStrip symbols, as TurnBytes has them.
+template <typename To>
+HWY_INLINE void AffineStrip(VBytes symbols, F32Pair factor, F32Pair offset, F32Pair next_factor,
+                            F32Pair next_offset, V16* values) {
+  values[0] = AffineValues<To, 0, 0>(symbols, factor, offset);
+  values[1] = AffineValues<To, 8, 0>(symbols, next_factor, next_offset);
+}
+
+// Factors of the tokens in rows.
+template <typename To>
 struct TokenSource {
   struct Row {
-    const int8_t* symbols;
+    const std::byte* symbols;
     float factor;
+    float offset;
     HWY_INLINE V16 Load(size_t dim) const {
-      const F32Pair pair = ByteSymbols::Load(symbols, dim);
-      const VF32 by = hn::Set(DF32(), factor);
-      return To::FromEvenOdd(hn::Mul(pair.even, by), hn::Mul(pair.odd, by));
+      return AffineRow<To>(symbols + dim, Both(factor), Both(offset));
     }
   };
-  using Tables = Factors;
-  const int8_t* symbols;
-  const float* factors;
+  const std::byte* symbols;
   size_t dims;
-
-  TokenSource(const ScatterWork& work, const Tables& tables)
-      : symbols(reinterpret_cast<const int8_t*>(work.symbols)),
-        factors(tables.values.data()),
-        dims(work.dims) {}
-  HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, factors[token]}; }
+  const float* factor;
+  const float* offset;
+  HWY_INLINE Row At(size_t token) const {
+    return {symbols + token * dims, factor[token], offset[token]};
+  }
 };
 
-// The 16 values that a packed symbol can have at each token of the piece: their low bytes, then
-// their high bytes. A value is looked up; it costs less than to make one, and no more for fp16 than
-// for bf16.
+// Factors of the dims in rows.
 template <typename To>
+struct ChannelSource {
+  struct Row {
+    const std::byte* symbols;
+    const float* factor;
+    const float* offset;
+    HWY_INLINE V16 Load(size_t dim) const {
+      const size_t at = Columns::Place(dim);
+      return AffineRow<To>(symbols + dim, LoadPlace(factor + at), LoadPlace(offset + at));
+    }
+  };
+  const std::byte* symbols;
+  size_t dims;
+  const float* factor;
+  const float* offset;
+  HWY_INLINE Row At(size_t token) const { return {symbols + token * dims, factor, offset}; }
+};
+
+// The same of packed symbols, for bf16: rows have no order in which to look them up, and to turn
+// what was looked up costs more than bf16's rounding. Symbols come at the tops of their words.
+struct PackedChannelSource {
+  static constexpr float kEvenUnit = 0x1p-28F;
+  static constexpr float kOddUnit = 0x1p-4F;
+  struct Row {
+    const std::byte* symbols;
+    const float* factor;
+    const float* offset;
+    HWY_INLINE V16 Load(size_t dim) const {
+      const hn::Rebind<int8_t, DI32> bytes;
+      const auto* const pairs = reinterpret_cast<const int8_t*>(symbols + dim / 2);
+      const auto wide = hn::PromoteTo(DI32(), hn::LoadU(bytes, pairs));
+      const VF32 even = hn::ConvertTo(DF32(), hn::ShiftLeft<28>(wide));
+      const VF32 odd = hn::ConvertTo(DF32(), hn::And(wide, hn::Set(DI32(), ~0xF)));
+      const size_t at = Columns::Place(dim);
+      const F32Pair f = LoadPlace(factor + at);
+      const F32Pair o = LoadPlace(offset + at);
+      return ToBf16::FromEvenOdd(hn::MulAdd(even, f.even, o.even), hn::MulAdd(odd, f.odd, o.odd));
+    }
+  };
+  const std::byte* symbols;
+  size_t row_bytes;
+  const float* factor;
+  const float* offset;
+  HWY_INLINE Row At(size_t token) const { return {symbols + token * row_bytes, factor, offset}; }
+};
+
+// The 16 values that a packed symbol can have are looked up: it costs less than to make one, and no
+// more for fp16 than for bf16. Tables hold the values' low bytes, and their high bytes elsewhere.
+constexpr size_t kValues = 16;
+
+// Of the tokens of a piece; those of as many tokens as a vector has blocks lie side by side.
 struct TokenValues {
-  static constexpr size_t kValues = 16;
+  static constexpr size_t kTokens = kVectorBytes / kBlockBytes;
   HWY_ALIGN std::array<uint8_t, kChunkTokens * 2 * kValues> bytes;
 
-  explicit TokenValues(const ScatterWork& work) {
-    // Symbols in the order of their half bytes: 0..7, -8..-1.
-    HWY_ALIGN static constexpr float kEven[kValues / 2] = {0, 2, 4, 6, -8, -6, -4, -2};
-    HWY_ALIGN static constexpr float kOdd[kValues / 2] = {1, 3, 5, 7, -7, -5, -3, -1};
-    const TokenSteps steps(work);
-    for (size_t t = 0; t < work.tokens; ++t) {
-      const VF32 step = hn::Set(DF32(), steps.values[t]);
-      uint8_t* const to = &bytes[t * 2 * kValues];
-      for (size_t i = 0; i < kValues; i += kN) {
-        const V16 values = To::FromEvenOdd(hn::Mul(hn::Load(DF32(), kEven + i / 2), step),
-                                           hn::Mul(hn::Load(DF32(), kOdd + i / 2), step));
-        // -1 x 0 is -0, as it is where it is computed.
-        hn::StoreU(Narrow(hn::And(values, hn::Set(D16(), 0xFF))), D8(), to + i);
-        hn::StoreU(Narrow(hn::ShiftRight<8>(values)), D8(), to + kValues + i);
-      }
+  static HWY_INLINE size_t Place(size_t token) {
+    return (token / kTokens * 2 * kTokens + token % kTokens) * kValues;
+  }
+
+  // `steps`: padded.
+  template <typename To>
+  void Fill(const float* steps, size_t tokens) {
+    // Magnitudes of 1 to 8 steps, from which come the values of the symbols 0..7, -8..-1. -1 x 0 is
+    // -0, as it is where it is computed.
+    HWY_ALIGN static constexpr float kEven[8] = {1, 3, 5, 7, 1, 3, 5, 7};
+    HWY_ALIGN static constexpr float kOdd[8] = {2, 4, 6, 8, 2, 4, 6, 8};
+    alignas(kBlockBytes) static constexpr uint8_t kLow[kValues] = {0x80, 0,  2,  4, 6, 8, 10, 12,
+                                                                   14,   12, 10, 8, 6, 4, 2,  0};
+    alignas(kBlockBytes) static constexpr uint8_t kHigh[kValues] = {0x80, 1,  3,  5, 7, 9, 11, 13,
+                                                                    15,   13, 11, 9, 7, 5, 3,  1};
+    alignas(kBlockBytes) static constexpr uint8_t kSign[kValues] = {
+        0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80};
+    const DF32 d;
+    const DBytes d8;
+    for (size_t t = 0; t < tokens; t += kTokens) {
+      VF32 step = hn::Set(d, steps[t]);
+      if constexpr (kTokens == 2) step = hn::ConcatUpperLower(d, hn::Set(d, steps[t + 1]), step);
+      const VBytes magnitudes = hn::BitCast(
+          d8, To::FromEvenOdd(hn::Mul(hn::Load(d, kEven), step), hn::Mul(hn::Load(d, kOdd), step)));
+      uint8_t* const to = &bytes[Place(t)];
+      hn::Store(hn::TableLookupBytesOr0(magnitudes, hn::LoadDup128(d8, kLow)), d8, to);
+      hn::Store(hn::Or(hn::TableLookupBytesOr0(magnitudes, hn::LoadDup128(d8, kHigh)),
+                       hn::LoadDup128(d8, kSign)),
+                d8, to + kTokens * kValues);
     }
   }
 };
 
-template <typename To>
-struct PackedTokenSource {
-  using DBytes = hn::Repartition<uint8_t, D16>;
-  using VBytes = hn::Vec<DBytes>;
+// Low halves of the bytes, high halves.
+HWY_INLINE VBytes LowHalves(VBytes pairs) {
+  return hn::And(pairs, hn::Set(DBytes(), 0xF));
+}
+HWY_INLINE VBytes HighHalves(VBytes pairs) {
+  return LowHalves(hn::BitCast(DBytes(), hn::ShiftRight<4>(hn::BitCast(D16(), pairs))));
+}
 
+struct PackedTokenSource {
   struct Row {
     const uint8_t* symbols;
-    VBytes low;  // the table, in each block of 128 bits
+    VBytes low;  // the table, in each block
     VBytes high;
     HWY_INLINE V16 Load(size_t dim) const {
       const DU32 d;
@@ -303,148 +568,61 @@ struct PackedTokenSource {
       return hn::BitCast(D16(), hn::Or(hn::TableLookupBytesOr0(low, low_index),
                                        hn::TableLookupBytesOr0(high, high_index)));
     }
-  };
-  using Tables = TokenValues<To>;
-  const uint8_t* symbols;
-  const uint8_t* values;
-  size_t row_bytes;
-
-  PackedTokenSource(const ScatterWork& work, const Tables& tables)
-      : symbols(reinterpret_cast<const uint8_t*>(work.symbols)),
-        values(tables.bytes.data()),
-        row_bytes(work.dims / 2) {}
-  HWY_INLINE Row At(size_t token) const {
-    const uint8_t* of_token = values + token * 2 * Tables::kValues;
-    return {symbols + token * row_bytes, hn::LoadDup128(DBytes(), of_token),
-            hn::LoadDup128(DBytes(), of_token + Tables::kValues)};
-  }
-};
-
-// Steps and means of the dims as floats: of each vector's dims first the even, then the odd ones. A
-// last vector that overlaps the one before it has a place of its own, where the next would start.
-struct ChannelTables {
-  HWY_ALIGN std::array<float, kHeadDimMax> steps;
-  HWY_ALIGN std::array<float, kHeadDimMax> means;
-
-  static HWY_INLINE size_t Place(size_t dim) { return (dim + kN - 1) / kN * kN; }
-  ChannelTables(const ScatterWork& work, float even_unit, float odd_unit) {
-    uint16_t first_step;
-    std::memcpy(&first_step, work.scales, sizeof(first_step));
-    for (size_t step = 0; step < work.dims; step += kN) {
-      const size_t dim = std::min<size_t>(step, work.dims - kN);
+    HWY_INLINE void LoadFour(size_t dim, V16* values) const {
       const D16 d;
-      const V16 infinity = hn::Set(d, kFp16Infinity);
-      V16 step_bits = hn::Set(d, first_step);
-      if (work.scale_stride != 0) step_bits = Load16(work.scales + dim * work.scale_stride);
-      const V16 mean_bits = Load16(work.means + dim * 2);
-      const V16 magnitude = hn::And(mean_bits, hn::Set(d, kMagnitudeMask));
-      Put(hn::IfThenElseZero(hn::Lt(step_bits, infinity), step_bits), even_unit, odd_unit,
-          &steps[Place(dim)]);
-      Put(hn::IfThenElseZero(hn::Lt(magnitude, infinity), mean_bits), 1, 1, &means[Place(dim)]);
-    }
-  }
-
- private:
-  static HWY_INLINE void Put(V16 halves, float even_unit, float odd_unit, float* to) {
-    const DF32 d;
-    const F32Pair pair = SplitF32<FromFp16>(halves);
-    hn::StoreU(hn::Mul(pair.even, hn::Set(d, even_unit)), d, to);
-    hn::StoreU(hn::Mul(pair.odd, hn::Set(d, odd_unit)), d, to + kN / 2);
-  }
-};
-
-template <typename Symbols>
-struct ChannelTablesFor : ChannelTables {
-  explicit ChannelTablesFor(const ScatterWork& work)
-      : ChannelTables(work, Symbols::kEven, Symbols::kOdd) {}
-};
-
-template <typename To, typename Symbols>
-struct ChannelSource {
-  struct Row {
-    const int8_t* symbols;
-    const float* steps;
-    const float* means;
-    HWY_INLINE V16 Load(size_t dim) const {
-      const DF32 d;
-      const size_t at = ChannelTables::Place(dim);
-      const F32Pair pair = Symbols::Load(symbols, dim);
-      // Products are exact (quant_scalar.cc), so it is the same where MulAdd is not fused.
-      return To::FromEvenOdd(
-          hn::MulAdd(pair.even, hn::LoadU(d, steps + at), hn::LoadU(d, means + at)),
-          hn::MulAdd(pair.odd, hn::LoadU(d, steps + at + kN / 2),
-                     hn::LoadU(d, means + at + kN / 2)));
+      const DBytes d8;
+      VBytes pairs = hn::LoadU(d8, symbols + dim / 2);
+      if constexpr (kN == 16) {
+        // Four bytes make a block of values: every other one to the upper blocks.
+        HWY_ALIGN static constexpr uint32_t kOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+        pairs = hn::BitCast(d8, hn::TableLookupLanes(hn::BitCast(DU32(), pairs),
+                                                     hn::SetTableIndices(DU32(), kOrder)));
+      }
+      const VBytes even = LowHalves(pairs);
+      const VBytes odd = HighHalves(pairs);
+      const VBytes even_low = hn::TableLookupBytes(low, even);
+      const VBytes even_high = hn::TableLookupBytes(high, even);
+      const VBytes odd_low = hn::TableLookupBytes(low, odd);
+      const VBytes odd_high = hn::TableLookupBytes(high, odd);
+      const V16 even_first = hn::BitCast(d, hn::InterleaveLower(d8, even_low, even_high));
+      const V16 even_last = hn::BitCast(d, hn::InterleaveUpper(d8, even_low, even_high));
+      const V16 odd_first = hn::BitCast(d, hn::InterleaveLower(d8, odd_low, odd_high));
+      const V16 odd_last = hn::BitCast(d, hn::InterleaveUpper(d8, odd_low, odd_high));
+      values[0] = hn::InterleaveLower(d, even_first, odd_first);
+      values[1] = hn::InterleaveUpper(d, even_first, odd_first);
+      values[2] = hn::InterleaveLower(d, even_last, odd_last);
+      values[3] = hn::InterleaveUpper(d, even_last, odd_last);
     }
   };
-  using Tables = ChannelTablesFor<Symbols>;
-  const int8_t* symbols;
-  const float* steps;
-  const float* means;
+  const std::byte* symbols;
   size_t row_bytes;
+  const uint8_t* values;
 
-  ChannelSource(const ScatterWork& work, const Tables& tables)
-      : symbols(reinterpret_cast<const int8_t*>(work.symbols)),
-        steps(tables.steps.data()),
-        means(tables.means.data()),
-        row_bytes(Symbols::RowBytes(work.dims)) {}
-  HWY_INLINE Row At(size_t token) const { return {symbols + token * row_bytes, steps, means}; }
+  HWY_INLINE Row At(size_t token) const {
+    const uint8_t* const of_token = values + TokenValues::Place(token);
+    return {reinterpret_cast<const uint8_t*>(symbols + token * row_bytes),
+            hn::LoadDup128(DBytes(), of_token),
+            hn::LoadDup128(DBytes(), of_token + TokenValues::kTokens * kValues)};
+  }
 };
-
-// ---- tiles ----
-
-// 8 x 8 transposes of 16-bit elements within each 128-bit block.
-HWY_INLINE void TransposeBlocks(V16* HWY_RESTRICT v) {
-  const D16 d16;
-  const DU32 d32;
-  const hn::Repartition<uint64_t, D16> d64;
-  using V64 = hn::Vec<decltype(d64)>;
-  VU32 pair[8];
-  for (size_t i = 0; i < 4; ++i) {
-    pair[i] = hn::BitCast(d32, hn::InterleaveLower(d16, v[2 * i], v[2 * i + 1]));
-    pair[i + 4] = hn::BitCast(d32, hn::InterleaveUpper(d16, v[2 * i], v[2 * i + 1]));
-  }
-  V64 quad[8];
-  for (size_t i = 0; i < 4; ++i) {
-    quad[2 * i] = hn::BitCast(d64, hn::InterleaveLower(d32, pair[2 * i], pair[2 * i + 1]));
-    quad[2 * i + 1] = hn::BitCast(d64, hn::InterleaveUpper(d32, pair[2 * i], pair[2 * i + 1]));
-  }
-  for (size_t half = 0; half < 2; ++half) {
-    for (size_t i = 0; i < 2; ++i) {
-      const V64 a = quad[4 * half + i];
-      const V64 b = quad[4 * half + 2 + i];
-      v[4 * half + 2 * i] = hn::BitCast(d16, hn::InterleaveLower(d64, a, b));
-      v[4 * half + 2 * i + 1] = hn::BitCast(d16, hn::InterleaveUpper(d64, a, b));
-    }
-  }
-}
-
-// Turns kN rows of kN elements; row i of the result goes to store(i, row).
-template <typename Store>
-HWY_INLINE void TransposeTile(V16* HWY_RESTRICT v, const Store& store) {
-  TransposeBlocks(v);
-  if constexpr (kN == 8) {
-    for (size_t i = 0; i < 8; ++i) store(i, v[i]);
-  } else {
-    TransposeBlocks(v + 8);
-    for (size_t i = 0; i < 8; ++i) store(i, hn::ConcatLowerLower(D16(), v[8 + i], v[i]));
-    for (size_t i = 0; i < 8; ++i) store(8 + i, hn::ConcatUpperUpper(D16(), v[8 + i], v[i]));
-  }
-}
-
-// ---- scatter ----
 
 template <bool kStream, typename Source>
-void ScatterRows(ScatterWork work, Source source) {
+HWY_INLINE void ScatterRows(Source source, size_t tokens, size_t dims, std::byte* base,
+                            size_t stride) {
   constexpr size_t kAtOnce = 4;
-  const size_t vectors = work.dims / kN;
-  const size_t last = work.dims - kN;
-  for (size_t t = 0; t < work.tokens; ++t) {
+  const size_t vectors = dims / kN;
+  const size_t last = dims - kN;
+  for (size_t t = 0; t < tokens; ++t) {
     const auto row = source.At(t);
-    std::byte* to = work.base + t * work.token_stride;
+    std::byte* to = base + t * stride;
     size_t v = 0;
     for (; v + kAtOnce <= vectors; v += kAtOnce) {
       V16 values[kAtOnce];
-      for (size_t i = 0; i < kAtOnce; ++i) values[i] = row.Load((v + i) * kN);
+      if constexpr (requires { row.LoadFour(v, values); }) {
+        row.LoadFour(v * kN, values);
+      } else {
+        for (size_t i = 0; i < kAtOnce; ++i) values[i] = row.Load((v + i) * kN);
+      }
       for (size_t i = 0; i < kAtOnce; ++i) Store16<kStream>(values[i], to + (v + i) * kVectorBytes);
     }
     for (; v < vectors; ++v) Store16<kStream>(row.Load(v * kN), to + v * kVectorBytes);
@@ -453,108 +631,432 @@ void ScatterRows(ScatterWork work, Source source) {
 }
 
 template <typename Source>
-HWY_INLINE void LoadTile(Source source, size_t t, size_t d, V16* HWY_RESTRICT tile) {
-  for (size_t i = 0; i < kN; ++i) tile[i] = source.At(t + i).Load(d);
+void ScatterRows(Target target, Source source) {
+  (target.stream ? ScatterRows<true, Source> : ScatterRows<false, Source>)(source, target.tokens,
+                                                                           target.dims, target.base,
+                                                                           target.stride);
 }
 
-// kN tokens of kN dims, to `to`.
-template <bool kStream, typename Source>
-HWY_INLINE void ScatterTile(Source source, size_t t, size_t d, std::byte* to, size_t dim_stride) {
-  V16 tile[kN];
-  LoadTile(source, t, d, tile);
-  TransposeTile(tile, [&](size_t i, V16 v) { Store16<kStream>(v, to + i * dim_stride); });
-}
+// ---- turned: a Source makes kStrip tokens' values of one dim, or of two, from turned bytes ----
 
-// A line's tokens of kN dims: all tiles are turned before the first line is written.
-template <bool kStream, typename Source>
-HWY_INLINE void ScatterLines(Source source, size_t t, size_t d, std::byte* to, size_t dim_stride) {
-  V16 lines[kLineTiles][kN];
-  for (size_t j = 0; j < kLineTiles; ++j) {
-    V16 tile[kN];
-    LoadTile(source, t + j * kN, d, tile);
-    TransposeTile(tile, [&](size_t i, V16 v) { lines[j][i] = v; });
+struct TurnedLossless {
+  static constexpr size_t kPlanes = 2;
+  static constexpr size_t kPerByte = 1;
+  std::array<const std::byte*, kPlanes> planes;  // symbols and plain bytes
+
+  HWY_INLINE void Values(size_t, size_t, const VBytes* bytes, V16* values) const {
+    const D16 d;
+    const DBytes d8;
+    const V16 first = hn::BitCast(d, hn::InterleaveLower(d8, bytes[1], bytes[0]));
+    const V16 second = hn::BitCast(d, hn::InterleaveUpper(d8, bytes[1], bytes[0]));
+    values[0] = hn::Or(hn::ShiftRight<1>(first), hn::ShiftLeft<15>(first));
+    values[1] = hn::Or(hn::ShiftRight<1>(second), hn::ShiftLeft<15>(second));
   }
-  for (size_t i = 0; i < kN; ++i) {
-    for (size_t j = 0; j < kLineTiles; ++j) {
-      Store16<kStream>(lines[j][i], to + i * dim_stride + j * kVectorBytes);
+};
+
+template <typename To>
+struct TurnedTokens {
+  static constexpr size_t kPlanes = 1;
+  static constexpr size_t kPerByte = 1;
+  std::array<const std::byte*, kPlanes> planes;
+  const float* factor;  // as in Columns, padded
+  const float* offset;
+
+  HWY_INLINE void Values(size_t, size_t token, const VBytes* bytes, V16* values) const {
+    const float* const f = factor + token;
+    const float* const o = offset + token;
+    AffineStrip<To>(bytes[0], LoadPlace(f), LoadPlace(o), LoadPlace(f + kN), LoadPlace(o + kN),
+                    values);
+  }
+};
+
+template <typename To>
+struct TurnedChannels {
+  static constexpr size_t kPlanes = 1;
+  static constexpr size_t kPerByte = 1;
+  std::array<const std::byte*, kPlanes> planes;
+  const float* factor;
+  const float* offset;
+
+  HWY_INLINE void Values(size_t dim, size_t, const VBytes* bytes, V16* values) const {
+    const F32Pair f = Both(factor[dim]);
+    const F32Pair o = Both(offset[dim]);
+    AffineStrip<To>(bytes[0], f, o, f, o, values);
+  }
+};
+
+// Of the dims of a plane: of each the low bytes, then the high bytes of its values.
+struct ChannelValues {
+  HWY_ALIGN std::array<uint8_t, kHeadDimMax * 2 * kValues> bytes;
+
+  template <typename To>
+  void Fill(const Factors& from, size_t dims) {
+    // Symbols in the order of their half bytes: 0..7, -8..-1.
+    HWY_ALIGN static constexpr float kEven[kValues / 2] = {0, 2, 4, 6, -8, -6, -4, -2};
+    HWY_ALIGN static constexpr float kOdd[kValues / 2] = {1, 3, 5, 7, -7, -5, -3, -1};
+    // In each block the low bytes, then the high bytes.
+    alignas(kBlockBytes) static constexpr uint8_t kSplit[kBlockBytes] = {0, 2, 4, 6, 8, 10, 12, 14,
+                                                                         1, 3, 5, 7, 9, 11, 13, 15};
+    const DF32 d;
+    const DBytes d8;
+    for (size_t dim = 0; dim < dims; ++dim) {
+      const VF32 factor = hn::Set(d, from.factor[dim]);
+      const VF32 offset = hn::Set(d, from.offset[dim]);
+      const auto values = [&](size_t i) {
+        const V16 made = To::FromEvenOdd(hn::MulAdd(hn::Load(d, kEven + i / 2), factor, offset),
+                                         hn::MulAdd(hn::Load(d, kOdd + i / 2), factor, offset));
+        return hn::TableLookupBytes(hn::BitCast(d8, made), hn::LoadDup128(d8, kSplit));
+      };
+      uint8_t* const to = &bytes[dim * 2 * kValues];
+      if constexpr (kN == 16) {
+        HWY_ALIGN static constexpr uint32_t kOrder[8] = {0, 1, 4, 5, 2, 3, 6, 7};
+        hn::Store(hn::BitCast(d8, hn::TableLookupLanes(hn::BitCast(DU32(), values(0)),
+                                                       hn::SetTableIndices(DU32(), kOrder))),
+                  d8, to);
+      } else {
+        const hn::Repartition<uint64_t, D16> d64;
+        const auto first = hn::BitCast(d64, values(0));
+        const auto last = hn::BitCast(d64, values(kN));
+        hn::Store(hn::BitCast(d8, hn::InterleaveLower(d64, first, last)), d8, to);
+        hn::Store(hn::BitCast(d8, hn::InterleaveUpper(d64, first, last)), d8, to + kValues);
+      }
+    }
+  }
+};
+
+struct TurnedPackedChannels {
+  static constexpr size_t kPlanes = 1;
+  static constexpr size_t kPerByte = 2;
+  std::array<const std::byte*, kPlanes> planes;
+  const uint8_t* values_of;
+
+  HWY_INLINE void Values(size_t dim, size_t, const VBytes* bytes, V16* values) const {
+    const uint8_t* const of_dim = values_of + dim * 2 * kValues;
+    LookUp(of_dim, LowHalves(bytes[0]), values);
+    LookUp(of_dim + 2 * kValues, HighHalves(bytes[0]), values + 2);
+  }
+
+ private:
+  static HWY_INLINE void LookUp(const uint8_t* table, VBytes symbols, V16* values) {
+    const D16 d;
+    const DBytes d8;
+    const VBytes low = hn::TableLookupBytes(hn::LoadDup128(d8, table), symbols);
+    const VBytes high = hn::TableLookupBytes(hn::LoadDup128(d8, table + kValues), symbols);
+    values[0] = hn::BitCast(d, hn::InterleaveLower(d8, low, high));
+    values[1] = hn::BitCast(d, hn::InterleaveUpper(d8, low, high));
+  }
+};
+
+// Dims that a source needs at least.
+template <typename Source>
+constexpr size_t kTurnedDims = kBlockBytes* Source::kPerByte;
+
+// kStrip tokens of all dims, from `token` on; from `tokens` on they repeat the last one.
+template <bool kStream, typename Source>
+HWY_NOINLINE void ScatterStrip(Source source, size_t token, size_t tokens, size_t dims,
+                               std::byte* base, size_t stride) {
+  constexpr size_t kPerByte = Source::kPerByte;
+  const size_t row_bytes = dims / kPerByte;
+  const auto rows = [&](size_t plane) {
+    return StripRows(source.planes[plane] + token * row_bytes, row_bytes, tokens);
+  };
+  const std::array<StripRows, 2> of_planes = {rows(0), rows(Source::kPlanes - 1)};
+  for (size_t step = 0; step < dims; step += kTurnedDims<Source>) {
+    const size_t first = std::min(step, dims - kTurnedDims<Source>);
+    VBytes turned[Source::kPlanes][kBlockBytes];
+    for (size_t plane = 0; plane < Source::kPlanes; ++plane) {
+      TurnBytes(of_planes[plane], first / kPerByte, turned[plane]);
+    }
+    for (size_t i = 0; i < kBlockBytes; ++i) {
+      VBytes bytes[Source::kPlanes];
+      for (size_t plane = 0; plane < Source::kPlanes; ++plane) bytes[plane] = turned[plane][i];
+      V16 values[2 * kPerByte];
+      const size_t dim = first + i * kPerByte;
+      source.Values(dim, token, bytes, values);
+      for (size_t k = 0; k < kPerByte; ++k) {
+        Store16<kStream>(values[2 * k], base + (dim + k) * stride);
+        Store16<kStream>(values[2 * k + 1], base + (dim + k) * stride + kVectorBytes);
+      }
     }
   }
 }
 
-// Dims outside, tokens inside: the order of the page's memory.
-template <bool kStream, typename Source>
-void ScatterTransposed(ScatterWork work, Source source) {
-  const size_t last_token = work.tokens - kN;
-  for (size_t step = 0; step < work.dims; step += kN) {
-    const size_t d = std::min<size_t>(step, work.dims - kN);
-    std::byte* to = work.base + d * work.dim_stride;
-    size_t t = 0;
-    for (; t + kLineTokens <= work.tokens; t += kLineTokens) {
-      ScatterLines<kStream>(source, t, d, to + t * 2, work.dim_stride);
-    }
-    for (; t < work.tokens; t += kN) {
-      const size_t first = std::min(t, last_token);
-      ScatterTile<false>(source, first, d, to + first * 2, work.dim_stride);
-    }
-  }
+// `each(token, tokens)` for every strip.
+template <typename Each>
+HWY_INLINE void ForStrips(size_t tokens, const Each& each) {
+  for (size_t t = 0; t < tokens; t += kStrip) each(t, std::min(kStrip, tokens - t));
 }
 
-// Pages of kN tokens: a tile is one run of memory.
+// Values of a strip on their way to the page.
+struct Strip {
+  HWY_ALIGN std::array<std::byte, kHeadDimMax * kStripBytes> bytes;
+};
+
 template <bool kStream, typename Source>
-void ScatterSmallPage(ScatterWork work, Source source) {
-  for (size_t step = 0; step < work.dims; step += kN) {
-    const size_t d = std::min<size_t>(step, work.dims - kN);
-    ScatterTile<kStream>(source, 0, d, work.base + d * work.dim_stride, work.dim_stride);
-  }
+void ScatterTurned(Source source, Target target) {
+  ForStrips(target.tokens, [&](size_t t, size_t tokens) {
+    std::byte* const to = target.base + t * 2;
+    if (tokens == kStrip) {
+      ScatterStrip<kStream>(source, t, tokens, target.dims, to, target.stride);
+    } else {
+      Strip strip;
+      ScatterStrip<false>(source, t, tokens, target.dims, strip.bytes.data(), kStripBytes);
+      CopyRows<kStream>(strip.bytes.data(), target.dims, tokens, to, target.stride);
+    }
+  });
 }
 
 template <typename Source>
-bool ScatterFast(const ScatterWork& work) {
-  const bool rows = work.dim_stride == 2;
-  const bool turned = !rows && work.token_stride == 2 && work.tokens >= kN;
-  if (work.dims < kN || !(rows || turned)) return false;
-  const typename Source::Tables tables(work);
-  const Source source(work, tables);
-  const auto aligned = [&](size_t stride, size_t bytes) {
-    return (reinterpret_cast<uintptr_t>(work.base) | stride) % bytes == 0;
-  };
-  if (rows) {
-    const bool stream = work.streaming && aligned(work.token_stride, kVectorBytes);
-    (stream ? ScatterRows<true, Source> : ScatterRows<false, Source>)(work, source);
-  } else if (work.tokens == kN && work.dim_stride == kVectorBytes) {
-    const bool stream = work.streaming && aligned(0, kVectorBytes);
-    (stream ? ScatterSmallPage<true, Source> : ScatterSmallPage<false, Source>)(work, source);
-  } else {
-    const bool stream = work.streaming && aligned(work.dim_stride, kLineBytes);
-    (stream ? ScatterTransposed<true, Source> : ScatterTransposed<false, Source>)(work, source);
+void ScatterTurned(Target target, Source source) {
+  (target.stream ? ScatterTurned<true, Source> : ScatterTurned<false, Source>)(source, target);
+}
+
+// ---- scatter ----
+
+// `scatter(target, element)` per piece, `element` being the index of its first one in the plane; it
+// says whether it could. If not, the reference does it.
+template <typename Scatter>
+HWY_INLINE void ScatterPieces(const ScatterWork& work, QuantKernels::Scatter scalar,
+                              const Scatter& scatter) {
+  for (const PlanePiece& piece : work.pieces) {
+    const Target target(piece, work.dims, work.streaming);
+    const size_t token = piece.first_token - work.first_token;
+    if (target.form == Target::Form::kOther || work.dims < kN || !scatter(target, token)) {
+      ScatterWork rest = work;
+      rest.pieces = {&piece, 1};
+      scalar(rest);
+    }
   }
-  return true;
+}
+template <bool kStream>
+void TurnPage(const std::byte* values, Target target) {
+  ForStrips(target.tokens, [&](size_t t, size_t tokens) {
+    const size_t row_bytes = target.dims * 2;
+    TurnStrip<kStream>(values + t * row_bytes, row_bytes, tokens, target.dims, target.base + t * 2,
+                       target.stride);
+  });
+}
+
+void ScatterRaw16(const ScatterWork& work) {
+  ScatterPieces(work, ScalarKernels().scatter_raw16, [&](const Target& target, size_t token) {
+    const std::byte* const values = work.symbols + token * work.dims * 2;
+    if (target.rows()) {
+      ScatterRows(target, RawSource{values, work.dims});
+    } else {
+      (target.stream ? TurnPage<true> : TurnPage<false>)(values, target);
+    }
+    return true;
+  });
 }
 
 void ScatterRaw8(const ScatterWork& work) {
-  // Rows of an even number of bytes are rows of half as many 16-bit elements.
-  if (work.dim_stride == 1 && work.dims % 2 == 0) {
-    ScatterWork pairs = work;
-    pairs.dims = work.dims / 2;
-    pairs.dim_stride = 2;
-    if (ScatterFast<RawSource>(pairs)) return;
+  for (PlanePiece piece : work.pieces) {
+    ScatterWork one = work;
+    one.pieces = {&piece, 1};
+    // Rows of an even number of bytes are rows of half as many 16-bit elements.
+    if (piece.dim_stride == 1 && work.dims % 2 == 0) {
+      piece.dim_stride = 2;
+      one.dims = work.dims / 2;
+      ScatterRaw16(one);
+    } else {
+      ScalarKernels().scatter_raw8(one);
+    }
   }
-  ScalarKernels().scatter_raw8(work);
 }
-void ScatterRaw16(const ScatterWork& work) {
-  if (!ScatterFast<RawSource>(work)) ScalarKernels().scatter_raw16(work);
-}
+
 void ScatterLossless(const ScatterWork& work) {
-  if (!ScatterFast<LosslessSource>(work)) ScalarKernels().scatter_lossless(work);
+  ScatterPieces(work, ScalarKernels().scatter_lossless, [&](const Target& target, size_t token) {
+    const std::byte* const symbols = work.symbols + token * work.dims;
+    const std::byte* const plain = work.plain + token * work.dims;
+    if (target.rows()) {
+      ScatterRows(target, LosslessSource{symbols, plain, work.dims});
+    } else {
+      if (work.dims < kTurnedDims<TurnedLossless>) return false;
+      ScatterTurned(target, TurnedLossless{{symbols, plain}});
+    }
+    return true;
+  });
 }
-template <typename Source, QuantKernels::Scatter QuantKernels::*kScalar>
-void ScatterBytes(const ScatterWork& work) {
-  if (!ScatterFast<Source>(work)) (ScalarKernels().*kScalar)(work);
+
+// Factors of `count` tokens from `first` on, or of all dims, times `unit`; false if they would not
+// be exact.
+using FillFactors = bool (*)(const ScatterWork& work, size_t first, size_t count, float unit,
+                             Factors& factors);
+
+bool FillScales(const ScatterWork& work, size_t first, size_t count, float unit, Factors& factors) {
+  bool exact = true;
+  for (size_t t = 0; t < count; ++t) {
+    float scale;
+    std::memcpy(&scale, work.scales + (first + t) * sizeof(float), sizeof(float));
+    scale = SafeScale(scale);
+    exact = exact && (scale == 0 || scale >= kFactorMin);
+    factors.factor[t] = scale * unit;
+    factors.offset[t] = -0.0F;
+  }
+  factors.Pad(count);
+  return exact;
 }
-// Rows of an odd number of symbols do not all start at a whole byte.
-template <typename Source, QuantKernels::Scatter QuantKernels::*kScalar>
-void ScatterPacked(const ScatterWork& work) {
-  if (work.dims % 2 != 0 || !ScatterFast<Source>(work)) (ScalarKernels().*kScalar)(work);
+
+bool FillSteps(const ScatterWork& work, size_t first, size_t count, float unit, Factors& factors) {
+  for (size_t t = 0; t < count; ++t) {
+    uint16_t step;
+    std::memcpy(&step, work.scales + (first + t) * sizeof(step), sizeof(step));
+    factors.factor[t] = SafeStep(step) * unit;
+    factors.offset[t] = -0.0F;
+  }
+  factors.Pad(count);
+  return true;
+}
+
+// REQUIRES: kN dims at least.
+void FillChannels(const ScatterWork& work, float unit, Factors& factors) {
+  const D16 d;
+  const V16 infinity = hn::Set(d, kFp16Infinity);
+  const auto put = [](V16 halves, float times, float* to) {
+    const F32Pair pair = SplitF32<FromFp16>(halves);
+    const VF32 by = hn::Set(DF32(), times);
+    hn::StoreInterleaved2(hn::Mul(pair.even, by), hn::Mul(pair.odd, by), DF32(), to);
+  };
+  uint16_t first_step;
+  std::memcpy(&first_step, work.scales, sizeof(first_step));
+  for (size_t place = 0; place < work.dims; place += kN) {
+    const size_t dim = std::min<size_t>(place, work.dims - kN);
+    V16 step = hn::Set(d, first_step);
+    if (work.scale_stride != 0) step = Load16(work.scales + dim * work.scale_stride);
+    const V16 mean = Load16(work.means + dim * 2);
+    const V16 magnitude = hn::And(mean, hn::Set(d, kMagnitudeMask));
+    put(hn::IfThenElseZero(hn::Lt(step, infinity), step), unit, &factors.factor[dim]);
+    put(hn::IfThenElseZero(hn::Lt(magnitude, infinity), mean), 1, &factors.offset[dim]);
+  }
+}
+
+template <typename To>
+HWY_NOINLINE bool ScatterTokens(const Target& target, const std::byte* symbols,
+                                const Factors& factors) {
+  if (target.rows()) {
+    ScatterRows(target, TokenSource<To>{symbols, target.dims, factors.factor.data(),
+                                        factors.offset.data()});
+    return true;
+  }
+  if (target.dims < kTurnedDims<TurnedTokens<To>>) return false;
+  const Columns columns(factors, (target.tokens + kStrip - 1) / kStrip * kStrip);
+  ScatterTurned(target, TurnedTokens<To>{{symbols}, columns.factor.data(), columns.offset.data()});
+  return true;
+}
+
+template <typename To, FillFactors kFill, QuantKernels::Scatter QuantKernels::*kScalar>
+void ScatterByTokens(const ScatterWork& work) {
+  Factors factors;
+  ScatterPieces(work, ScalarKernels().*kScalar, [&](const Target& target, size_t token) {
+    return kFill(work, token, target.tokens, kByteUnit, factors) &&
+           ScatterTokens<To>(target, work.symbols + token * work.dims, factors);
+  });
+}
+
+template <typename To, QuantKernels::Scatter QuantKernels::*kScalar>
+void ScatterByChannels(const ScatterWork& work) {
+  if (work.dims < kN) return (ScalarKernels().*kScalar)(work);
+  Factors factors;
+  FillChannels(work, kByteUnit, factors);
+  const Columns columns(factors, work.dims);
+  ScatterPieces(work, ScalarKernels().*kScalar, [&](const Target& target, size_t token) {
+    const std::byte* const symbols = work.symbols + token * work.dims;
+    if (target.rows()) {
+      ScatterRows(target, ChannelSource<To>{symbols, work.dims, columns.factor.data(),
+                                            columns.offset.data()});
+      return true;
+    }
+    if (work.dims < kTurnedDims<TurnedChannels<To>>) return false;
+    ScatterTurned(target,
+                  TurnedChannels<To>{{symbols}, factors.factor.data(), factors.offset.data()});
+    return true;
+  });
+}
+
+template <bool kStream>
+HWY_NOINLINE void TurnPackedTokens(const Target& target, PackedTokenSource source) {
+  Strip strip;
+  const size_t row_bytes = target.dims * 2;
+  ForStrips(target.tokens, [&](size_t t, size_t tokens) {
+    PackedTokenSource from = source;
+    from.symbols += t * source.row_bytes;
+    from.values += TokenValues::Place(t);
+    ScatterRows<false>(from, tokens, target.dims, strip.bytes.data(), row_bytes);
+    TurnStrip<kStream>(strip.bytes.data(), row_bytes, tokens, target.dims, target.base + t * 2,
+                       target.stride);
+  });
+}
+
+template <bool kStream>
+HWY_NOINLINE void TurnPackedChannels(const Target& target, TurnedPackedChannels source) {
+  Strip strip;
+  ForStrips(target.tokens, [&](size_t t, size_t tokens) {
+    ScatterStrip<false>(source, t, tokens, target.dims, strip.bytes.data(), kStripBytes);
+    ForStrips(target.dims, [&](size_t d, size_t dims) {
+      TurnStrip<kStream>(strip.bytes.data() + d * kStripBytes, kStripBytes, dims, tokens,
+                         target.base + t * target.stride + d * 2, target.stride);
+    });
+  });
+}
+
+HWY_NOINLINE void ScatterPackedTokens(const Target& target, PackedTokenSource source) {
+  if (target.rows()) {
+    ScatterRows(target, source);
+  } else {
+    (target.stream ? TurnPackedTokens<true> : TurnPackedTokens<false>)(target, source);
+  }
+}
+
+HWY_NOINLINE void ScatterPackedChannels(const Target& target, TurnedPackedChannels source) {
+  if (target.turned()) {
+    ScatterTurned(target, source);
+  } else {
+    const bool stream = target.stream && target.Aligned(kLineBytes);
+    (stream ? TurnPackedChannels<true> : TurnPackedChannels<false>)(target, source);
+  }
+}
+
+// Rows of an odd number of packed symbols do not all start at a whole byte.
+template <typename To, QuantKernels::Scatter QuantKernels::*kScalar>
+void ScatterPackedByTokens(const ScatterWork& work) {
+  if (work.dims % 2 != 0) return (ScalarKernels().*kScalar)(work);
+  Factors factors;
+  TokenValues values;
+  ScatterPieces(work, ScalarKernels().*kScalar, [&](const Target& target, size_t token) {
+    FillSteps(work, token, target.tokens, 1, factors);
+    values.Fill<To>(factors.factor.data(), target.tokens);
+    const size_t row_bytes = work.dims / 2;
+    ScatterPackedTokens(target, PackedTokenSource{work.symbols + token * row_bytes, row_bytes,
+                                                  values.bytes.data()});
+    return true;
+  });
+}
+
+template <typename To, QuantKernels::Scatter QuantKernels::*kScalar>
+void ScatterPackedByChannels(const ScatterWork& work) {
+  if (work.dims % 2 != 0 || work.dims < kTurnedDims<TurnedPackedChannels>) {
+    return (ScalarKernels().*kScalar)(work);
+  }
+  Factors factors;
+  FillChannels(work, 1, factors);
+  const size_t row_bytes = work.dims / 2;
+  if (std::is_same_v<To, ToBf16> && work.pieces.front().dim_stride == 2) {
+    const Columns columns(factors, work.dims, PackedChannelSource::kEvenUnit,
+                          PackedChannelSource::kOddUnit);
+    return ScatterPieces(work, ScalarKernels().*kScalar, [&](const Target& target, size_t token) {
+      if (!target.rows()) return false;
+      ScatterRows(target, PackedChannelSource{work.symbols + token * row_bytes, row_bytes,
+                                              columns.factor.data(), columns.offset.data()});
+      return true;
+    });
+  }
+  ChannelValues values;
+  values.Fill<To>(factors, work.dims);
+  ScatterPieces(work, ScalarKernels().*kScalar, [&](const Target& target, size_t token) {
+    ScatterPackedChannels(
+        target, TurnedPackedChannels{{work.symbols + token * row_bytes}, values.bytes.data()});
+    return true;
+  });
 }
 
 // ---- gather ----
@@ -569,31 +1071,21 @@ void GatherRows(const GatherWork& work, size_t row_bytes) {
   }
 }
 
-HWY_INLINE void GatherTile(GatherWork work, size_t t, size_t d) {
-  V16 tile[kN];
-  const std::byte* from = work.base + d * work.dim_stride + t * 2;
-  for (size_t i = 0; i < kN; ++i) tile[i] = Load16(from + i * work.dim_stride);
-  std::byte* to = work.values + (t * work.dims + d) * 2;
-  TransposeTile(tile, [&](size_t i, V16 v) { Store16<false>(v, to + i * work.dims * 2); });
-}
-
 // The stride between dims is beyond what hardware prefetchers follow well, so the lines of the next
-// kN dims are asked for while these are turned.
-void GatherTransposed(GatherWork work) {
-  const size_t last_token = work.tokens - kN;
-  const size_t step_bytes = kN * work.dim_stride;
-  for (size_t step = 0; step < work.dims; step += kN) {
-    const size_t d = std::min<size_t>(step, work.dims - kN);
-    const bool more = step + 2 * kN <= work.dims;
-    for (size_t t = 0; t < work.tokens; t += kN) {
-      const size_t first = std::min(t, last_token);
-      if (more && t % kLineTokens == 0) {
-        const std::byte* next = work.base + d * work.dim_stride + step_bytes + first * 2;
-        for (size_t i = 0; i < kN; ++i) hwy::Prefetch(next + i * work.dim_stride);
-      }
-      GatherTile(work, first, d);
+// kStrip dims are asked for while these are turned.
+void GatherTransposed(const GatherWork& work) {
+  ForStrips(work.dims, [&](size_t d, size_t dims) {
+    const std::byte* const from = work.base + d * work.dim_stride;
+    const std::byte* const next = from + dims * work.dim_stride;
+    const size_t more = std::min(kStrip, work.dims - d - dims);
+    for (size_t step = 0; step < work.tokens; step += kLineTokens) {
+      for (size_t i = 0; i < more; ++i) hwy::Prefetch(next + i * work.dim_stride + step * 2);
+      const size_t t = std::min<size_t>(step, work.tokens - kBlockRows);
+      TurnStrip<false>(from + t * 2, work.dim_stride, dims,
+                       std::min<size_t>(kLineTokens, work.tokens - t),
+                       work.values + (t * work.dims + d) * 2, size_t{work.dims} * 2);
     }
-  }
+  });
 }
 
 void Gather8(const GatherWork& work) {
@@ -602,7 +1094,7 @@ void Gather8(const GatherWork& work) {
 }
 void Gather16(const GatherWork& work) {
   if (work.dim_stride == 2) return GatherRows(work, size_t{work.dims} * 2);
-  if (work.token_stride == 2 && work.tokens >= kN && work.dims >= kN) {
+  if (work.token_stride == 2 && work.tokens >= kBlockRows && work.dims >= kN) {
     return GatherTransposed(work);
   }
   ScalarKernels().gather16(work);
@@ -840,26 +1332,20 @@ const QuantKernels& TargetKernels() {
       .scatter_raw8 = ScatterRaw8,
       .scatter_raw16 = ScatterRaw16,
       .scatter_lossless = ScatterLossless,
-      .scatter_q8_bf16 =
-          ScatterBytes<TokenSource<ToBf16, TokenScales>, &QuantKernels::scatter_q8_bf16>,
-      .scatter_q8_fp16 =
-          ScatterBytes<TokenSource<ToFp16, TokenScales>, &QuantKernels::scatter_q8_fp16>,
-      .scatter_steps_bf16 =
-          ScatterBytes<TokenSource<ToBf16, TokenSteps>, &QuantKernels::scatter_steps_bf16>,
-      .scatter_steps_fp16 =
-          ScatterBytes<TokenSource<ToFp16, TokenSteps>, &QuantKernels::scatter_steps_fp16>,
-      .scatter_channels_bf16 =
-          ScatterBytes<ChannelSource<ToBf16, ByteSymbols>, &QuantKernels::scatter_channels_bf16>,
-      .scatter_channels_fp16 =
-          ScatterBytes<ChannelSource<ToFp16, ByteSymbols>, &QuantKernels::scatter_channels_fp16>,
+      .scatter_q8_bf16 = ScatterByTokens<ToBf16, FillScales, &QuantKernels::scatter_q8_bf16>,
+      .scatter_q8_fp16 = ScatterByTokens<ToFp16, FillScales, &QuantKernels::scatter_q8_fp16>,
+      .scatter_steps_bf16 = ScatterByTokens<ToBf16, FillSteps, &QuantKernels::scatter_steps_bf16>,
+      .scatter_steps_fp16 = ScatterByTokens<ToFp16, FillSteps, &QuantKernels::scatter_steps_fp16>,
+      .scatter_channels_bf16 = ScatterByChannels<ToBf16, &QuantKernels::scatter_channels_bf16>,
+      .scatter_channels_fp16 = ScatterByChannels<ToFp16, &QuantKernels::scatter_channels_fp16>,
       .scatter_packed_steps_bf16 =
-          ScatterPacked<PackedTokenSource<ToBf16>, &QuantKernels::scatter_packed_steps_bf16>,
+          ScatterPackedByTokens<ToBf16, &QuantKernels::scatter_packed_steps_bf16>,
       .scatter_packed_steps_fp16 =
-          ScatterPacked<PackedTokenSource<ToFp16>, &QuantKernels::scatter_packed_steps_fp16>,
-      .scatter_packed_channels_bf16 = ScatterPacked<ChannelSource<ToBf16, PackedSymbols>,
-                                                    &QuantKernels::scatter_packed_channels_bf16>,
-      .scatter_packed_channels_fp16 = ScatterPacked<ChannelSource<ToFp16, PackedSymbols>,
-                                                    &QuantKernels::scatter_packed_channels_fp16>,
+          ScatterPackedByTokens<ToFp16, &QuantKernels::scatter_packed_steps_fp16>,
+      .scatter_packed_channels_bf16 =
+          ScatterPackedByChannels<ToBf16, &QuantKernels::scatter_packed_channels_bf16>,
+      .scatter_packed_channels_fp16 =
+          ScatterPackedByChannels<ToFp16, &QuantKernels::scatter_packed_channels_fp16>,
       .gather8 = Gather8,
       .gather16 = Gather16,
       .split_lossless = SplitLossless,

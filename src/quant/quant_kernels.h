@@ -8,13 +8,17 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+
+#include "quant/quantizer.h"
 
 namespace shadowserve {
 
 static_assert(std::endian::native == std::endian::little);
 
-// One piece on its way out. symbols, plain, scales: of the piece's first token; rows of `dims`
-// elements follow each other. Scales, steps and means are as they came from the store.
+// The pieces of one plane of a block on their way out. symbols, plain, scales of tokens: of the
+// block's first token in this plane; rows of `dims` elements follow each other. Scales, steps and
+// means are as they came from the store. Kernels prepare what is the same for all pieces once.
 struct ScatterWork {
   const std::byte* symbols = nullptr;
   const std::byte* plain = nullptr;   // lossless only
@@ -22,12 +26,10 @@ struct ScatterWork {
   const std::byte* means = nullptr;   // channels: fp16 per dim
   size_t scale_stride = 0;            // channels: bytes from a dim's step to the next, 2 or 0
   bool odd_first = false;             // packed: the first symbol is the high half of its byte
-  std::byte* base = nullptr;
-  size_t token_stride = 0;
-  size_t dim_stride = 0;
-  uint32_t tokens = 0;  // at most kChunkTokens
-  uint32_t dims = 0;    // at most kHeadDimMax
+  uint32_t first_token = 0;           // of the block, as the pieces count
+  uint32_t dims = 0;                  // at most kHeadDimMax
   bool streaming = false;
+  std::span<const PlanePiece> pieces;
 };
 
 // One piece on its way in: rows of `dims` values are written from `values` on.

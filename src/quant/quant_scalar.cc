@@ -20,14 +20,17 @@ void Store(T value, std::byte* at) {
   std::memcpy(at, &value, sizeof(T));
 }
 
-// `element(token, index)` gives the value that goes to (token, dim); index counts from the piece's
-// first element.
+// `element(token, index)` gives the value that goes to (token, dim); both count from the block's
+// first in this plane.
 template <typename Element>
 void ScatterEach(const ScatterWork& work, const Element& element) {
-  for (uint32_t t = 0; t < work.tokens; ++t) {
-    for (uint32_t d = 0; d < work.dims; ++d) {
-      Store(element(t, size_t{t} * work.dims + d),
-            work.base + t * work.token_stride + d * work.dim_stride);
+  for (const PlanePiece& piece : work.pieces) {
+    const uint32_t first = piece.first_token - work.first_token;
+    for (uint32_t t = 0; t < piece.tokens; ++t) {
+      for (uint32_t d = 0; d < work.dims; ++d) {
+        Store(element(first + t, size_t{first + t} * work.dims + d),
+              piece.base + t * piece.token_stride + d * piece.dim_stride);
+      }
     }
   }
 }

@@ -70,8 +70,8 @@ class KernelQuantizer : public Quantizer {
  protected:
   const QuantKernels& kernels() const { return kernels_; }
 
-  // One call of `scatter(work)` per piece; the work's symbols and plain bytes are those of its
-  // first token. `complete(work, piece)` adds what is the profile's own.
+  // One call of `scatter(work)` for the pieces of a plane that follow each other.
+  // `complete(work, plane)` adds what is the profile's own.
   template <typename Scatter, typename Complete>
   static void ScatterPieces(const SegmentShape& shape, const BlockRange& block,
                             std::span<const std::byte> plain, std::span<const std::byte> symbols,
@@ -79,22 +79,23 @@ class KernelQuantizer : public Quantizer {
                             const Scatter& scatter, const Complete& complete) {
     SS_CHECK(symbols.size() == block.elements * symbol_bits / 8, "symbols of another block");
     SS_CHECK(plain.empty() || plain.size() == block.elements, "plain bytes of another block");
-    for (const PlanePiece& piece : pieces) {
-      CheckPiece(block, piece);
-      const size_t first = (size_t{piece.plane - block.first_plane} * block.tokens +
-                            piece.first_token - block.first_token) *
-                           shape.head_dim;
+    for (const PlanePiece& piece : pieces) CheckPiece(block, piece);
+    while (!pieces.empty()) {
+      const uint32_t plane = pieces.front().plane;
+      const auto end =
+          std::ranges::find_if(pieces, [&](const PlanePiece& p) { return p.plane != plane; });
+      const auto count = static_cast<size_t>(end - pieces.begin());
+      const size_t first = size_t{plane - block.first_plane} * block.tokens * shape.head_dim;
       ScatterWork work{.symbols = symbols.data() + first * symbol_bits / 8,
                        .plain = plain.empty() ? nullptr : plain.data() + first,
                        .odd_first = first * symbol_bits % 8 != 0,
-                       .base = piece.base,
-                       .token_stride = piece.token_stride,
-                       .dim_stride = piece.dim_stride,
-                       .tokens = piece.tokens,
+                       .first_token = block.first_token,
                        .dims = shape.head_dim,
-                       .streaming = streaming};
-      complete(work, piece);
+                       .streaming = streaming,
+                       .pieces = pieces.first(count)};
+      complete(work, plane);
       scatter(work);
+      pieces = pieces.subspan(count);
     }
   }
 
@@ -123,7 +124,7 @@ class RawQuantizer final : public KernelQuantizer {
     const size_t element = DtypeBytes(shape.dtype);
     ScatterPieces(shape, block, {}, symbols, element * 8, pieces, streaming,
                   element == 1 ? kernels().scatter_raw8 : kernels().scatter_raw16,
-                  [](ScatterWork&, const PlanePiece&) {});
+                  [](ScatterWork&, uint32_t) {});
   }
 };
 
@@ -148,7 +149,7 @@ class LosslessQuantizer final : public KernelQuantizer {
     SS_CHECK(DtypeBytes(shape.dtype) == 2 && plain.size() == block.elements,
              "sizes of a lossless block");
     ScatterPieces(shape, block, plain, symbols, 8, pieces, streaming, kernels().scatter_lossless,
-                  [](ScatterWork&, const PlanePiece&) {});
+                  [](ScatterWork&, uint32_t) {});
   }
 };
 
@@ -208,8 +209,8 @@ class Q8Quantizer final : public KernelQuantizer {
     SS_CHECK(side.size() == SideBytes(shape), "scales of another segment");
     ScatterPieces(shape, block, {}, symbols, 8, pieces, streaming,
                   IsBf16(shape) ? kernels().scatter_q8_bf16 : kernels().scatter_q8_fp16,
-                  [&](ScatterWork& work, const PlanePiece& piece) {
-                    const size_t scale = FirstScale(shape, piece.plane) + piece.first_token;
+                  [&](ScatterWork& work, uint32_t plane) {
+                    const size_t scale = FirstScale(shape, plane) + block.first_token;
                     work.scales = side.data() + scale * kScaleBytes;
                   });
   }
@@ -335,10 +336,10 @@ class BalancedQuantizer final : public KernelQuantizer {
     ScatterPieces(
         shape, block, {}, symbols, symbol_bits(), pieces, streaming,
         [&](const ScatterWork& work) { (work.means == nullptr ? tokens : channels)(work); },
-        [&](ScatterWork& work, const PlanePiece& piece) {
-          const PlaneIndex plane = PlaneAt(shape, piece.plane);
+        [&](ScatterWork& work, uint32_t index) {
+          const PlaneIndex plane = PlaneAt(shape, index);
           if (plane.value) {
-            work.scales = side.data() + at.StepsOfV(plane.layer, piece.first_token);
+            work.scales = side.data() + at.StepsOfV(plane.layer, block.first_token);
           } else {
             work.scales = side.data() + at.StepsOfK(plane);
             work.scale_stride = packed_ ? kHalfBytes : 0;

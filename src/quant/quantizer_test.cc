@@ -140,6 +140,62 @@ TEST_P(EveryKernel, GivesTheBytesOfTheScalarReferenceForEveryForm) {
   }
 }
 
+// Random bits hold scales so small that they go another way.
+TEST_P(EveryKernel, GivesTheBytesOfTheScalarReferenceForScalesAsWritersMakeThem) {
+  if (DtypeBytes(GetParam().dtype) == 1) GTEST_SKIP() << "no values of 8 bits to quantize";
+  for (const uint32_t head_dim : {16U, 48U, 80U, 128U}) {
+    const SegmentShape segment = shape(head_dim);
+    const Blocks blocks =
+        Quantize(stored(), KernelSet::kScalar, segment, KvLikeValues(segment, head_dim));
+    for (const Form form : {Form::kRows, Form::kTransposed}) {
+      for (const uint32_t page_tokens : {16U, 64U}) {
+        const Pages pages{.form = form, .page_tokens = page_tokens, .gap_bytes = 64};
+        ExpectSameBytes(segment, pages, 0, kChunkTokens, blocks);
+        ExpectSameBytes(segment, pages, 5, 104, blocks);
+      }
+    }
+  }
+}
+
+// What is the same for a plane is prepared once for all of its pieces, whatever their form.
+TEST_P(EveryKernel, TakesPiecesOfAllFormsAndPlanesInAnyOrder) {
+  const SegmentShape segment = shape(64);
+  const Blocks blocks = RandomBlocks(segment, 12);
+  const BlockRange range = BlockAt(segment, 0);
+  ASSERT_GT(range.planes, 1U);
+  std::vector<std::byte> scalar;
+  for (const KernelSet set : {KernelSet::kScalar, KernelSet::kBest}) {
+    std::vector<std::byte> memory(size_t{3} * segment.raw_bytes());
+    std::vector<PlanePiece> pieces;
+    const std::array forms = {Form::kStrided, Form::kRows, Form::kTransposed, Form::kRows};
+    for (size_t i = 0; i < kChunkTokens / 16; ++i) {
+      Pages pages{.form = forms[i % forms.size()], .page_tokens = 16};
+      const Pages widest{.form = Form::kStrided, .page_tokens = 16};
+      pages.gap_bytes = widest.PlaneBytes(segment) - pages.PlaneBytes(segment);
+      for (const uint32_t plane : {1U, 0U}) {
+        const auto begin = static_cast<uint32_t>(i * 16);
+        std::byte* const first = memory.data() + plane * memory.size() / segment.planes();
+        for (const PlanePiece& piece :
+             pages.Pieces(segment, range.first_plane + plane, 1, begin, begin + 16, first)) {
+          pieces.push_back(piece);
+        }
+      }
+      // Two planes in turn, then one after the other.
+      if (i >= 8) std::swap(pieces[pieces.size() - 1], pieces[pieces.size() - 2]);
+    }
+    MakeQuantizer(stored(), set)
+        .value()
+        ->DequantizeBlock(segment, range, blocks.side, blocks.plain[0], blocks.symbols[0], pieces,
+                          true);
+    StoreFence();
+    if (set == KernelSet::kScalar) {
+      scalar = memory;
+    } else {
+      EXPECT_EQ(scalar, memory);
+    }
+  }
+}
+
 TEST_P(EveryKernel, GivesTheSameBytesForPartialPiecesAndUnalignedPages) {
   for (const uint32_t head_dim : {17U, 24U, 128U}) {
     const SegmentShape segment = shape(head_dim);
