@@ -243,22 +243,28 @@ void CopyRows(const std::byte* from, size_t rows, size_t elements, std::byte* to
   }
 }
 
-// Up to kStrip rows of 16-bit elements, a column to each row of `to`. Where there are fewer columns
-// than kBlockRows, as many can be read all the same.
+// Up to kStrip rows of 16-bit elements, a column to each row of `to`: kBlockRows of the columns,
+// from `step` on. Where there are fewer columns than that, as many can be read all the same.
+template <bool kStream>
+HWY_INLINE void TurnColumns(const StripRows& from, size_t rows, size_t step, size_t columns,
+                            std::byte* to, size_t to_stride) {
+  const size_t column = columns < kBlockRows ? 0 : std::min(step, columns - kBlockRows);
+  std::byte* const to_row = to + column * to_stride;
+  if (rows == kStrip && columns >= kBlockRows) {
+    TurnTile<kStream>(from, column, to_row, to_stride);
+  } else {
+    HWY_ALIGN std::array<std::byte, kBlockRows * kStripBytes> tile;
+    TurnTile<false>(from, column, tile.data(), kStripBytes);
+    CopyRows<kStream>(tile.data(), std::min(columns, kBlockRows), rows, to_row, to_stride);
+  }
+}
+
 template <bool kStream>
 void TurnStrip(const std::byte* from, size_t from_stride, size_t rows, size_t columns,
                std::byte* to, size_t to_stride) {
   const StripRows from_rows(from, from_stride, rows);
   for (size_t step = 0; step < columns; step += kBlockRows) {
-    const size_t column = columns < kBlockRows ? 0 : std::min(step, columns - kBlockRows);
-    std::byte* const to_row = to + column * to_stride;
-    if (rows == kStrip && columns >= kBlockRows) {
-      TurnTile<kStream>(from_rows, column, to_row, to_stride);
-    } else {
-      HWY_ALIGN std::array<std::byte, kBlockRows * kStripBytes> tile;
-      TurnTile<false>(from_rows, column, tile.data(), kStripBytes);
-      CopyRows<kStream>(tile.data(), std::min(columns, kBlockRows), rows, to_row, to_stride);
-    }
+    TurnColumns<kStream>(from_rows, rows, step, columns, to, to_stride);
   }
 }
 
@@ -1072,18 +1078,21 @@ void GatherRows(const GatherWork& work, size_t row_bytes) {
 }
 
 // The stride between dims is beyond what hardware prefetchers follow well, so the lines of the next
-// kStrip dims are asked for while these are turned.
+// kStrip dims are asked for while these are turned, a few at a time.
 void GatherTransposed(const GatherWork& work) {
+  constexpr size_t kTiles = kLineTokens / kBlockRows;
+  constexpr size_t kAtOnce = kStrip / kTiles;
   ForStrips(work.dims, [&](size_t d, size_t dims) {
     const std::byte* const from = work.base + d * work.dim_stride;
     const std::byte* const next = from + dims * work.dim_stride;
     const size_t more = std::min(kStrip, work.dims - d - dims);
-    for (size_t step = 0; step < work.tokens; step += kLineTokens) {
-      for (size_t i = 0; i < more; ++i) hwy::Prefetch(next + i * work.dim_stride + step * 2);
-      const size_t t = std::min<size_t>(step, work.tokens - kBlockRows);
-      TurnStrip<false>(from + t * 2, work.dim_stride, dims,
-                       std::min<size_t>(kLineTokens, work.tokens - t),
-                       work.values + (t * work.dims + d) * 2, size_t{work.dims} * 2);
+    const StripRows rows(from, work.dim_stride, dims);
+    for (size_t t = 0; t < work.tokens; t += kBlockRows) {
+      const size_t first = t / kBlockRows % kTiles * kAtOnce;
+      for (size_t i = first; i < std::min(first + kAtOnce, more); ++i) {
+        hwy::Prefetch(next + i * work.dim_stride + t * 2);
+      }
+      TurnColumns<false>(rows, dims, t, work.tokens, work.values + d * 2, size_t{work.dims} * 2);
     }
   });
 }
