@@ -63,7 +63,8 @@ bool LogEnabled(LogLevel level) {
   return Logger().should_log(ToSpdlog(level));
 }
 void LogText(LogLevel level, std::string_view text) {
-  Logger().log(ToSpdlog(level), "{}", fmt::string_view(text.data(), text.size()));
+  // Not through "{}": that instantiates a formatter, ten seconds of compiling.
+  Logger().log(ToSpdlog(level), spdlog::string_view_t(text.data(), text.size()));
 }
 
 }  // namespace shadowserve
