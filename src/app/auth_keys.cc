@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kKeyFileBytesMax = 4096;
 
-Status Invalid(std::string message) {
+Status InvalidKeyFile(std::string message) {
   return Status(StatusCode::kInvalidArgument, std::move(message));
 }
 
@@ -34,26 +34,26 @@ std::string_view Trim(std::string_view text) {
 
 Result<AuthKey> ParseKey(std::string_view line) {
   const size_t colon = line.find(':');
-  if (colon == std::string_view::npos) return Invalid("no ':' between id and key");
+  if (colon == std::string_view::npos) return InvalidKeyFile("no ':' between id and key");
   AuthKey key;
   const std::string_view id = line.substr(0, colon);
   const auto [end, error] = std::from_chars(id.data(), id.data() + id.size(), key.id);
   if (error != std::errc() || end != id.data() + id.size() || key.id == 0) {
-    return Invalid("the id is no whole number from 1 to 4294967295");
+    return InvalidKeyFile("the id is no whole number from 1 to 4294967295");
   }
   const std::string_view hex = line.substr(colon + 1);
   if (hex.size() != 2 * key.secret.size()) {
-    return Invalid(fmt::format("the key has {} characters, not 64 hex digits", hex.size()));
+    return InvalidKeyFile(fmt::format("the key has {} characters, not 64 hex digits", hex.size()));
   }
   for (size_t i = 0; i < key.secret.size(); ++i) {
     const int high = HexValue(hex[2 * i]);
     const int low = HexValue(hex[2 * i + 1]);
-    if (high < 0 || low < 0) return Invalid("the key has characters that are no hex digits");
+    if (high < 0 || low < 0) return InvalidKeyFile("the key has characters that are no hex digits");
     key.secret[i] = static_cast<std::byte>(high * 16 + low);
   }
   if (std::all_of(key.secret.begin(), key.secret.end(),
                   [&](std::byte byte) { return byte == key.secret[0]; })) {
-    return Invalid("the key is one byte repeated; make one with `openssl rand -hex 32`");
+    return InvalidKeyFile("the key is one byte repeated; make one with `openssl rand -hex 32`");
   }
   return key;
 }
@@ -61,11 +61,12 @@ Result<AuthKey> ParseKey(std::string_view line) {
 Result<std::string> ReadPrivateFile(const std::string& path) {
   SS_TRY_ASSIGN(PlainFile file, ReadPlainFile(path, kKeyFileBytesMax));
   if (file.owner != geteuid() && file.owner != 0) {
-    return Invalid(fmt::format("belongs to user {}; it must be this user's or root's", file.owner));
+    return InvalidKeyFile(
+        fmt::format("belongs to user {}; it must be this user's or root's", file.owner));
   }
   if ((file.permissions & 0077) != 0) {
-    return Invalid(fmt::format("its mode {:04o} lets others than its owner at the keys; chmod 600",
-                               file.permissions));
+    return InvalidKeyFile(fmt::format(
+        "its mode {:04o} lets others than its owner at the keys; chmod 600", file.permissions));
   }
   return std::move(file.text);
 }
@@ -82,14 +83,14 @@ Result<std::vector<AuthKey>> ParseAuthKeys(std::string_view text) {
     Result<AuthKey> key = ParseKey(line);
     if (!key.ok()) return std::move(key).status().WithContext(fmt::format("line {}", number));
     if (keys.size() == kAuthKeysMax) {
-      return Invalid(fmt::format("line {}: a third key; two at most", number));
+      return InvalidKeyFile(fmt::format("line {}: a third key; two at most", number));
     }
     if (!keys.empty() && keys.front().id == key->id) {
-      return Invalid(fmt::format("line {}: id {} comes twice", number, key->id));
+      return InvalidKeyFile(fmt::format("line {}: id {} comes twice", number, key->id));
     }
     keys.push_back(*key);
   }
-  if (keys.empty()) return Invalid("no key in it");
+  if (keys.empty()) return InvalidKeyFile("no key in it");
   return keys;
 }
 

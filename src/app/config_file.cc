@@ -16,12 +16,12 @@ namespace {
 
 constexpr size_t kFileBytesMax = 1 << 20;
 
-Status Invalid(std::string message) {
+Status InvalidFile(std::string message) {
   return Status(StatusCode::kInvalidArgument, std::move(message));
 }
 
 Status WrongType(const ConfigKey& key, std::string_view wanted) {
-  return Invalid(fmt::format("{}: write {}", key.name(), wanted));
+  return InvalidFile(fmt::format("{}: write {}", key.name(), wanted));
 }
 
 Result<std::string> TextOf(const ConfigKey& key, const toml::node& node) {
@@ -55,7 +55,7 @@ Result<std::string> TextOf(const ConfigKey& key, const toml::node& node) {
 
 Status AddValue(std::string name, const toml::node& node, std::vector<FileValue>& values) {
   const ConfigKey* key = FindConfigKey(name);
-  if (key == nullptr) return Invalid(fmt::format("unknown key '{}'", name));
+  if (key == nullptr) return InvalidFile(fmt::format("unknown key '{}'", name));
   SS_TRY_ASSIGN(std::string text, TextOf(*key, node));
   values.push_back({key, std::move(text)});
   return OkStatus();
@@ -75,7 +75,7 @@ Result<std::vector<FileValue>> ValuesOf(const toml::table& root) {
       SS_TRY(AddValue(std::string(name.str()), node, values));
       continue;
     }
-    if (!IsSection(name.str())) return Invalid(fmt::format("unknown section '{}'", name.str()));
+    if (!IsSection(name.str())) return InvalidFile(fmt::format("unknown section '{}'", name.str()));
     for (const auto& [key, value] : *section) {
       SS_TRY(AddValue(fmt::format("{}.{}", name.str(), key.str()), value, values));
     }
@@ -85,7 +85,7 @@ Result<std::vector<FileValue>> ValuesOf(const toml::table& root) {
 
 Result<std::string> ReadFile(const std::string& path) {
   const auto failed = [&](std::string_view what) {
-    return Invalid(fmt::format("{}: cannot read the config file: {}", path, what));
+    return InvalidFile(fmt::format("{}: cannot read the config file: {}", path, what));
   };
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return failed(std::strerror(errno));
@@ -112,7 +112,7 @@ Result<std::vector<FileValue>> ParseConfigText(std::string_view toml, std::strin
     if (!values.ok()) return std::move(values).status().WithContext(source);
     return values;
   } catch (const toml::parse_error& error) {
-    return Invalid(
+    return InvalidFile(
         fmt::format("{}:{}: {}", source, error.source().begin.line, error.description()));
   }
 }

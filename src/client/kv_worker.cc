@@ -16,7 +16,7 @@ namespace shadowserve {
 namespace {
 
 constexpr int kHandOverMs = 2000;
-constexpr double kSecondsMax = 86'400;
+constexpr double kDeadlineSecondsMax = 86'400;
 
 v1::WorkerHello HelloOf(const KvWorkerOptions& options) {
   v1::WorkerHello hello;
@@ -38,10 +38,10 @@ Result<std::unique_ptr<KvWorker>> KvWorker::Create(KvWorkerOptions options) {
   SS_TRY(CheckModelShape(options.shape));
   SS_TRY(CheckHello(HelloOf(options)));
   if (!std::isfinite(options.fetch_deadline_s) || options.fetch_deadline_s <= 0 ||
-      options.fetch_deadline_s > kSecondsMax) {
+      options.fetch_deadline_s > kDeadlineSecondsMax) {
     return Status(StatusCode::kInvalidArgument,
                   fmt::format("fetch_deadline_s {}: takes more than 0 and at most {} s",
-                              options.fetch_deadline_s, kSecondsMax));
+                              options.fetch_deadline_s, kDeadlineSecondsMax));
   }
   if (options.devices.empty()) {
     return Status(StatusCode::kInvalidArgument, "devices is empty: name at least one export kind");

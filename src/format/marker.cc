@@ -46,7 +46,7 @@ static_assert(offsetof(WireMarker, crc) == kMarkerBytes - 4);
 // No segment is smaller: a header and the entry of one block.
 constexpr uint64_t kSegmentBytesMin = sizeof(WireSegmentHeader) + sizeof(WireBlockEntry);
 
-Status Corrupt(std::string_view what) {
+Status CorruptMarker(std::string_view what) {
   return Status(StatusCode::kCorrupt, "marker: " + std::string(what));
 }
 
@@ -95,17 +95,18 @@ std::span<const std::byte> WriteMarker(const Marker& marker, const ObjectName& n
 }
 
 Result<Marker> ReadMarker(std::span<const std::byte> object, const ObjectName& name, Seal* seal) {
-  if (object.size() != kMarkerBytes) return Corrupt("size");
+  if (object.size() != kMarkerBytes) return CorruptMarker("size");
   const auto wire = LoadWire<WireMarker>(object);
-  if (wire.magic != kMarkerMagic) return Corrupt("magic");
-  if (wire.version != kMarkerVersion) return Corrupt("version");
-  if (wire.marker_bytes != kMarkerBytes) return Corrupt("marker bytes");
-  if (wire.crc != Crc32c(object.first(offsetof(WireMarker, crc)))) return Corrupt("CRC");
-  if (!AllZero(wire.zero) || !AllZero(wire.zero2)) return Corrupt("zero bytes");
-  if (seal == nullptr && !IsUnauthenticated(wire.auth)) return Corrupt("authentication fields");
-  if (wire.name_digest != NameDigest(name)) return Corrupt("name digest");
+  if (wire.magic != kMarkerMagic) return CorruptMarker("magic");
+  if (wire.version != kMarkerVersion) return CorruptMarker("version");
+  if (wire.marker_bytes != kMarkerBytes) return CorruptMarker("marker bytes");
+  if (wire.crc != Crc32c(object.first(offsetof(WireMarker, crc)))) return CorruptMarker("CRC");
+  if (!AllZero(wire.zero) || !AllZero(wire.zero2)) return CorruptMarker("zero bytes");
+  if (seal == nullptr && !IsUnauthenticated(wire.auth))
+    return CorruptMarker("authentication fields");
+  if (wire.name_digest != NameDigest(name)) return CorruptMarker("name digest");
   if (seal != nullptr) SS_TRY(CheckTag(wire, name, seal));
-  if (wire.segment_bytes < kSegmentBytesMin) return Corrupt("segment bytes");
+  if (wire.segment_bytes < kSegmentBytesMin) return CorruptMarker("segment bytes");
   return Marker{.segment_bytes = wire.segment_bytes, .segment_crc = wire.segment_crc};
 }
 

@@ -11,7 +11,7 @@ namespace {
 const std::string kKeyHex = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const std::string kText = "ss1:{" + kKeyHex + "}:q8.deflate:l28+4:h1of8:seg";
 
-ObjectName Example() {
+ObjectName ExampleName() {
   ObjectName name;
   name.key = *DigestFromHex(kKeyHex);
   name.profile = Profile::kQ8;
@@ -24,8 +24,8 @@ ObjectName Example() {
 }
 
 TEST(ObjectName, PrintsItsGrammar) {
-  EXPECT_EQ(ToString(Example()), kText);
-  EXPECT_EQ(ToString(Example().AsKind(ObjectKind::kMarker)),
+  EXPECT_EQ(ToString(ExampleName()), kText);
+  EXPECT_EQ(ToString(ExampleName().AsKind(ObjectKind::kMarker)),
             kText.substr(0, kText.size() - 3) + "mark");
 }
 
@@ -33,7 +33,7 @@ TEST(ObjectName, RoundTripsEveryProfileCodecAndKind) {
   for (Profile profile : kProfiles) {
     for (CodecId codec : {CodecId::kNone, CodecId::kDeflate, CodecId::kZstd}) {
       for (ObjectKind kind : {ObjectKind::kSegment, ObjectKind::kMarker}) {
-        ObjectName name = Example().AsKind(kind);
+        ObjectName name = ExampleName().AsKind(kind);
         name.profile = profile;
         name.codec = codec;
         EXPECT_EQ(*ParseObjectName(ToString(name)), name);
@@ -43,7 +43,7 @@ TEST(ObjectName, RoundTripsEveryProfileCodecAndKind) {
 }
 
 TEST(ObjectName, TheLongestNameFits) {
-  ObjectName name = Example().AsKind(ObjectKind::kMarker);
+  ObjectName name = ExampleName().AsKind(ObjectKind::kMarker);
   name.profile = Profile::kLossless;
   name.first_layer = name.layer_count = name.head_group = name.head_groups = 65535;
   EXPECT_EQ(ToString(name),
@@ -101,7 +101,7 @@ TEST(ObjectName, EveryChangedCharacterIsRefusedOrAnotherName) {
 }
 
 TEST(ObjectName, DigestIsTheSha256OfItsText) {
-  EXPECT_EQ(NameDigest(Example()), Sha256(std::as_bytes(std::span(kText))));
+  EXPECT_EQ(NameDigest(ExampleName()), Sha256(std::as_bytes(std::span(kText))));
 }
 
 TEST(ObjectName, SiblingsOfAChunkHashApart) {
@@ -110,7 +110,7 @@ TEST(ObjectName, SiblingsOfAChunkHashApart) {
   for (uint16_t layer = 0; layer < 64; ++layer) {
     for (uint16_t group = 0; group < 8; ++group) {
       for (ObjectKind kind : {ObjectKind::kSegment, ObjectKind::kMarker}) {
-        ObjectName name = Example().AsKind(kind);
+        ObjectName name = ExampleName().AsKind(kind);
         name.first_layer = layer;
         name.head_group = group;
         hashes.insert(ObjectNameHash()(name));

@@ -9,34 +9,34 @@
 namespace shadowserve {
 namespace {
 
-Status Invalid(std::string message) {
+Status InvalidLayout(std::string message) {
   return Status(StatusCode::kInvalidArgument, "page layout: " + std::move(message));
 }
 
-Status Unsupported(std::string message) {
+Status UnsupportedLayout(std::string message) {
   return Status(StatusCode::kUnsupported, "page layout: " + std::move(message));
 }
 
 Status CheckFitsModel(const PageLayout& layout, const ModelShape& shape) {
-  if (layout.dtype != shape.dtype) return Invalid("dtype differs from the model's");
-  if (layout.head_dim != shape.head_dim) return Invalid("head_dim differs from the model's");
+  if (layout.dtype != shape.dtype) return InvalidLayout("dtype differs from the model's");
+  if (layout.head_dim != shape.head_dim) return InvalidLayout("head_dim differs from the model's");
   if (layout.page_tokens == 0 || kChunkTokens % layout.page_tokens != 0) {
-    return Unsupported("page_tokens " + std::to_string(layout.page_tokens) + " does not divide " +
-                       std::to_string(kChunkTokens));
+    return UnsupportedLayout("page_tokens " + std::to_string(layout.page_tokens) +
+                             " does not divide " + std::to_string(kChunkTokens));
   }
-  if (layout.page_count == 0) return Invalid("page_count is 0");
-  if (layout.layer_offset.empty()) return Invalid("layer_offset is empty");
+  if (layout.page_count == 0) return InvalidLayout("page_count is 0");
+  if (layout.layer_offset.empty()) return InvalidLayout("layer_offset is empty");
   if (layout.first_layer > shape.layers ||
       layout.layer_offset.size() > shape.layers - layout.first_layer) {
-    return Invalid("layers " + std::to_string(layout.first_layer) + "+" +
-                   std::to_string(layout.layer_offset.size()) + " exceed the model's " +
-                   std::to_string(shape.layers));
+    return InvalidLayout("layers " + std::to_string(layout.first_layer) + "+" +
+                         std::to_string(layout.layer_offset.size()) + " exceed the model's " +
+                         std::to_string(shape.layers));
   }
-  if (layout.heads == 0) return Invalid("heads is 0");
+  if (layout.heads == 0) return InvalidLayout("heads is 0");
   if (layout.first_head > shape.kv_heads || layout.heads > shape.kv_heads - layout.first_head) {
-    return Invalid("heads " + std::to_string(layout.first_head) + "+" +
-                   std::to_string(layout.heads) + " exceed the model's " +
-                   std::to_string(shape.kv_heads));
+    return InvalidLayout("heads " + std::to_string(layout.first_head) + "+" +
+                         std::to_string(layout.heads) + " exceed the model's " +
+                         std::to_string(shape.kv_heads));
   }
   return OkStatus();
 }
@@ -49,7 +49,7 @@ Status CheckAligned(const PageLayout& layout) {
   }
   for (uint64_t offset : layout.layer_offset) bits |= offset;
   if (bits % DtypeBytes(layout.dtype) != 0) {
-    return Invalid("an offset or stride is no multiple of the element size");
+    return InvalidLayout("an offset or stride is no multiple of the element size");
   }
   return OkStatus();
 }
@@ -75,12 +75,13 @@ Result<uint64_t> PlaneSpan(const PageLayout& layout, const PlaneStride& plane,
   for (const Axis& axis : axes) {
     if (axis.count == 1) continue;
     if (axis.stride < span) {
-      return Invalid(std::string(which) + ": cells overlap along " + std::string(axis.name));
+      return InvalidLayout(std::string(which) + ": cells overlap along " + std::string(axis.name));
     }
     uint64_t reach = 0;
     if (__builtin_mul_overflow(axis.count - 1, axis.stride, &reach) ||
         __builtin_add_overflow(span, reach, &span)) {
-      return Invalid(std::string(which) + ": " + std::string(axis.name) + " stride overflows");
+      return InvalidLayout(std::string(which) + ": " + std::string(axis.name) +
+                           " stride overflows");
     }
   }
   return span;
@@ -94,8 +95,8 @@ Status CheckInRegion(const PageLayout& layout, const PlaneStride& plane, std::st
   uint64_t end = 0;
   if (__builtin_add_overflow(last_layer, plane.offset, &end) ||
       __builtin_add_overflow(end, span, &end) || end > region_bytes) {
-    return Invalid(std::string(which) + ": cells leave the region of " +
-                   std::to_string(region_bytes) + " bytes");
+    return InvalidLayout(std::string(which) + ": cells leave the region of " +
+                         std::to_string(region_bytes) + " bytes");
   }
   return OkStatus();
 }
@@ -108,7 +109,7 @@ Status CheckPageLayout(const PageLayout& layout, const ModelShape& shape, uint64
   SS_TRY(CheckAligned(layout));
   SS_TRY(CheckInRegion(layout, layout.k, "k", region_bytes));
   SS_TRY(CheckInRegion(layout, layout.v, "v", region_bytes));
-  if (layout.k.offset == layout.v.offset) return Invalid("k and v start at the same offset");
+  if (layout.k.offset == layout.v.offset) return InvalidLayout("k and v start at the same offset");
   return OkStatus();
 }
 

@@ -9,7 +9,7 @@
 
 #include "pipeline/pipeline_testing.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::data_plane_test {
 namespace {
 
 constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};  // one segment to a chunk
@@ -127,4 +127,4 @@ TEST_F(DataPlaneTest, SavesWaitWhileFetchesHaveWork) {
 }
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::data_plane_test

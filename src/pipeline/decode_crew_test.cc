@@ -11,7 +11,7 @@
 #include "pipeline/pipeline_testing.h"
 #include "store/allocation_count_test.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::decode_crew_test {
 namespace {
 
 constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};    // one segment to a chunk
@@ -220,4 +220,4 @@ TEST(DecodeCrew, SteadyStateAllocatesOnlyForTheRequestItself) {
 }
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::decode_crew_test

@@ -9,7 +9,7 @@
 #include "pipeline/pipeline_testing.h"
 #include "store/allocation_count_test.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::engine_test {
 namespace {
 
 constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};
@@ -369,4 +369,4 @@ TEST(CodecEngineTest, BlocksReachTheEngineWhileTheirSegmentIsStillOnItsWay) {
 }
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::engine_test

@@ -5,7 +5,7 @@
 #include "pipeline/pipeline_testing.h"
 #include "store/redis_process_test.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::failover_test {
 namespace {
 
 constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};
@@ -121,4 +121,4 @@ INSTANTIATE_TEST_SUITE_P(Reading, FailOver, ::testing::Values("", "&read_replica
                          });
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::failover_test

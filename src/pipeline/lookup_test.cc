@@ -3,7 +3,7 @@
 
 #include "pipeline/pipeline_testing.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::lookup_test {
 namespace {
 
 constexpr ModelShape kShape{5, 16, 128, KvDtype::kBf16, 2};  // 3 ranges x 2 groups
@@ -142,4 +142,4 @@ TEST_P(UnindexedLookups, PastTheirBoundAreRefusedAtOnce) {
 }
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::lookup_test

@@ -9,7 +9,7 @@
 #include "store/allocation_count_test.h"
 #include "store/store_test_util.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::pipeline_test {
 namespace {
 
 // 6 layers of 4 heads x 64: two head groups, several layer ranges only with large models, so a
@@ -727,4 +727,4 @@ TEST(PageMap, RefusesAJoinThatNoSlabHolds) {
 }
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::pipeline_test

@@ -8,7 +8,7 @@
 #include "pipeline/pipeline_testing.h"
 #include "store/allocation_count_test.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::sealed_test {
 namespace {
 
 constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};  // one segment to a chunk
@@ -274,4 +274,4 @@ TEST(SealedPipeline, SteadyStateAllocatesNothingForASegment) {
 }
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::sealed_test

@@ -4,7 +4,7 @@
 
 #include "pipeline/pipeline_testing.h"
 
-namespace shadowserve::testing {
+namespace shadowserve::testing::tenant_quota_test {
 namespace {
 
 constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};
@@ -118,4 +118,4 @@ TEST_F(QuotaOfSaves, WhatTheEngineDidNotHoldIsNotCounted) {
 }
 
 }  // namespace
-}  // namespace shadowserve::testing
+}  // namespace shadowserve::testing::tenant_quota_test

@@ -6,7 +6,7 @@
 namespace shadowserve {
 namespace {
 
-constexpr uint64_t kTagBits = 56;
+constexpr uint64_t kTransferTagBits = 56;
 
 StageLabel StageOf(bool write) {
   return write ? StageLabel::kWrite : StageLabel::kRead;
@@ -26,7 +26,7 @@ uint64_t TransferPort::ListenerIndex(TransferListener* listener) {
 bool TransferPort::Submit(TransferListener* listener, KvDevice* device, bool write,
                           std::span<const TransferRun> runs, uint64_t tag) {
   const int64_t start_ns = clock_->NowNs();
-  const Transfer transfer{write, runs, ListenerIndex(listener) << kTagBits | tag};
+  const Transfer transfer{write, runs, ListenerIndex(listener) << kTransferTagBits | tag};
   const bool accepted = device->Submit(std::span(&transfer, 1)) == 1;
   metrics_->stage_busy[StageOf(write)].AddNs(clock_->NowNs() - start_ns);
   if (!accepted) return false;
@@ -60,8 +60,8 @@ bool TransferPort::Poll() {
     }
     for (const TransferCompletion& done : std::span(completions).first(count)) {
       metrics_->stage_inflight[StageLabel::kWrite].Add(-1);
-      listeners_[done.user_data >> kTagBits]->OnTransfer(
-          done.user_data & ((uint64_t{1} << kTagBits) - 1), done.code);
+      listeners_[done.user_data >> kTransferTagBits]->OnTransfer(
+          done.user_data & ((uint64_t{1} << kTransferTagBits) - 1), done.code);
       moved = true;
     }
   }

@@ -10,11 +10,11 @@
 namespace shadowserve {
 namespace {
 
-Status SystemError(std::string_view what, int error) {
+Status SocketError(std::string_view what, int error) {
   return Status(StatusCode::kUnavailable, fmt::format("{}: {}", what, std::strerror(error)));
 }
 
-Status Invalid(std::string message) {
+Status InvalidAddress(std::string message) {
   return Status(StatusCode::kInvalidArgument, std::move(message));
 }
 
@@ -26,10 +26,10 @@ int Connect(int fd, const sockaddr_un& address) {
 Status RemoveStaleSocket(const std::string& path, const sockaddr_un& address, int type) {
   struct stat info {};
   if (::lstat(path.c_str(), &info) != 0) {
-    return errno == ENOENT ? OkStatus() : SystemError(path, errno);
+    return errno == ENOENT ? OkStatus() : SocketError(path, errno);
   }
   if (!S_ISSOCK(info.st_mode)) {
-    return Invalid(fmt::format("{} exists and is no socket: remove it", path));
+    return InvalidAddress(fmt::format("{} exists and is no socket: remove it", path));
   }
   SS_TRY_ASSIGN(const UniqueFd probe, NewUnixSocket(type | SOCK_NONBLOCK));
   if (Connect(probe.get(), address) == 0 || errno == EAGAIN) {
@@ -37,10 +37,10 @@ Status RemoveStaleSocket(const std::string& path, const sockaddr_un& address, in
                   fmt::format("another process listens on {}: stop it", path));
   }
   if (errno == EPROTOTYPE) {
-    return Invalid(fmt::format("{} is another kind of socket: remove it", path));
+    return InvalidAddress(fmt::format("{} is another kind of socket: remove it", path));
   }
-  if (errno != ECONNREFUSED) return SystemError(path, errno);
-  return ::unlink(path.c_str()) == 0 ? OkStatus() : SystemError(path, errno);
+  if (errno != ECONNREFUSED) return SocketError(path, errno);
+  return ::unlink(path.c_str()) == 0 ? OkStatus() : SocketError(path, errno);
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ Result<sockaddr_un> UnixAddress(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return Invalid(
+    return InvalidAddress(
         fmt::format("path '{}' must have 1 to {} bytes", path, sizeof(address.sun_path) - 1));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
@@ -58,7 +58,7 @@ Result<sockaddr_un> UnixAddress(const std::string& path) {
 
 Result<UniqueFd> NewUnixSocket(int type) {
   UniqueFd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return SystemError("socket", errno);
+  if (!fd.valid()) return SocketError("socket", errno);
   return fd;
 }
 
@@ -74,17 +74,17 @@ Status UnixListener::Open() {
   SS_TRY(RemoveStaleSocket(path, address, options_.type));
   SS_TRY_ASSIGN(fd_, NewUnixSocket(options_.type | SOCK_NONBLOCK));
   // Before bind, so that the file never has wider rights; after it, because umask cuts them.
-  if (::fchmod(fd_.get(), options_.mode) != 0) return SystemError("fchmod", errno);
+  if (::fchmod(fd_.get(), options_.mode) != 0) return SocketError("fchmod", errno);
   if (::bind(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return SystemError(path, errno);
+    return SocketError(path, errno);
   }
   struct stat info {};
   if (::chmod(path.c_str(), options_.mode) != 0 || ::lstat(path.c_str(), &info) != 0) {
-    return SystemError(path, errno);
+    return SocketError(path, errno);
   }
   file_device_ = info.st_dev;
   file_inode_ = info.st_ino;
-  if (::listen(fd_.get(), options_.backlog) != 0) return SystemError("listen", errno);
+  if (::listen(fd_.get(), options_.backlog) != 0) return SocketError("listen", errno);
   return OkStatus();
 }
 
@@ -100,7 +100,7 @@ Result<PeerCredentials> PeerOf(int connection) {
   ucred who{};
   socklen_t bytes = sizeof(who);
   if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &who, &bytes) != 0) {
-    return SystemError("SO_PEERCRED", errno);
+    return SocketError("SO_PEERCRED", errno);
   }
   return PeerCredentials{who.pid, who.uid, who.gid};
 }

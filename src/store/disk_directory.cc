@@ -13,16 +13,10 @@
 #include <vector>
 
 #include "store/disk_layout.h"
+#include "store/file_io.h"
 
 namespace shadowserve {
 namespace {
-
-constexpr mode_t kDirMode = 0755;
-constexpr mode_t kFileMode = 0644;
-
-std::string ErrnoText(int error) {
-  return std::generic_category().message(error);
-}
 
 Status Unavailable(const std::string& path, const std::string& what) {
   return Status(StatusCode::kUnavailable, "store directory '" + path + "': " + what);

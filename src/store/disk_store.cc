@@ -24,12 +24,11 @@ namespace {
 // A read whose caller follows its progress goes in pieces that, together with what becomes of them,
 // stay in the L2 cache until the caller has used them.
 constexpr uint32_t kPieceBytes = 256 * kKiB;
-constexpr uint64_t kReadBytesPerPoll = kPieceBytes;
+constexpr uint64_t kCopyBytesPerPoll = kPieceBytes;
 constexpr uint32_t kTransferBytesMax = kGiB;  // of one operation
 constexpr uint8_t kAttemptsMax = 16;          // of one operation, on EINTR, EAGAIN and lost races
 constexpr int kRoundsPerPoll = 8;
 constexpr time_t kUseEpochSeconds = 15 * 60;
-constexpr mode_t kDirMode = 0755;
 
 StatusCode CodeOfReadError(int error) {
   switch (error) {
@@ -274,11 +273,11 @@ bool DiskStore::ReapAll() {
   return count > 0;
 }
 
-// A read from the page cache copies inside Flush. After kReadBytesPerPoll of that the rest has to
+// A read from the page cache copies inside Flush. After kCopyBytesPerPoll of that the rest has to
 // wait for the next Poll; reads that wait for the disk do not count and are all started.
 bool DiskStore::StartReads() {
   bool progress = false;
-  while (!read_queue_.empty() && read_bytes_ < kReadBytesPerPoll) {
+  while (!read_queue_.empty() && read_bytes_ < kCopyBytesPerPoll) {
     StartRead(read_queue_.Pop());
     io_->Flush();
     ReapAll();

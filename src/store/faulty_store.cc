@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "faulty+";
 constexpr std::string_view kOptionPrefix = "fault.";
-constexpr uint32_t kQueueDepth = 64;
+constexpr uint32_t kFaultyQueueDepth = 64;
 constexpr uint64_t kDelayMsMax = 60'000;
 
 // SplitMix64 (Steele, Lea, Flood 2014) as a hash: random numbers by (seed, request, purpose), so
@@ -34,7 +34,7 @@ class FaultyStore final : public Store {
  public:
   FaultyStore(std::unique_ptr<Store> inner, const FaultOptions& faults, const Clock* clock)
       : inner_(std::move(inner)), faults_(faults), clock_(clock ? clock : &own_clock_) {
-    for (uint32_t i = 0; i < kQueueDepth; ++i) free_[i] = i;
+    for (uint32_t i = 0; i < kFaultyQueueDepth; ++i) free_[i] = i;
   }
 
   Status Open() {
@@ -70,7 +70,7 @@ class FaultyStore final : public Store {
       if (slot.due_ns > clock_->NowNs()) break;
       completions[count++] = slot.completion;
       free_[free_count_++] = held_[held_first_];
-      held_first_ = (held_first_ + 1) % kQueueDepth;
+      held_first_ = (held_first_ + 1) % kFaultyQueueDepth;
       --held_count_;
     }
     ArmTimer();
@@ -134,7 +134,7 @@ class FaultyStore final : public Store {
   }
 
   void Collect() {
-    std::array<StoreCompletion, kQueueDepth> done;
+    std::array<StoreCompletion, kFaultyQueueDepth> done;
     const size_t count = inner_->Poll(done);
     for (StoreCompletion& completion : std::span(done).first(count)) {
       const auto id = static_cast<uint32_t>(completion.user_data);
@@ -157,7 +157,7 @@ class FaultyStore final : public Store {
   void Hold(uint32_t id, const StoreCompletion& completion) {
     slots_[id].completion = completion;
     slots_[id].due_ns = clock_->NowNs() + static_cast<int64_t>(faults_.delay_ms) * kNsPerMs;
-    held_[(held_first_ + held_count_++) % kQueueDepth] = id;
+    held_[(held_first_ + held_count_++) % kFaultyQueueDepth] = id;
   }
 
   // For callers that wait on event_fd: readable when the oldest held completion is due.
@@ -178,10 +178,10 @@ class FaultyStore final : public Store {
   const Clock* const clock_;
   UniqueFd timer_;
   UniqueFd epoll_;
-  std::array<Slot, kQueueDepth> slots_;
-  std::array<uint32_t, kQueueDepth> free_ = {};
-  uint32_t free_count_ = kQueueDepth;
-  std::array<uint32_t, kQueueDepth> held_ =
+  std::array<Slot, kFaultyQueueDepth> slots_;
+  std::array<uint32_t, kFaultyQueueDepth> free_ = {};
+  uint32_t free_count_ = kFaultyQueueDepth;
+  std::array<uint32_t, kFaultyQueueDepth> held_ =
       {};  // ring of slots; one delay for all, so due in order
   uint32_t held_first_ = 0;
   uint32_t held_count_ = 0;

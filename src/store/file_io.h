@@ -8,15 +8,27 @@
 #ifndef SHADOWSERVE_STORE_FILE_IO_H_
 #define SHADOWSERVE_STORE_FILE_IO_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/result.h"
 
 namespace shadowserve {
+
+// Of what a disk store creates.
+constexpr mode_t kDirMode = 0755;
+constexpr mode_t kFileMode = 0644;
+
+inline std::string ErrnoText(int error) {
+  return std::generic_category().message(error);
+}
 
 struct FileOp {
   enum class Kind : uint8_t {

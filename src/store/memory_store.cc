@@ -10,7 +10,7 @@
 namespace shadowserve {
 namespace {
 
-constexpr size_t kQueueDepth = 64;
+constexpr size_t kMemoryQueueDepth = 64;
 
 class MemoryStore final : public Store {
  public:
@@ -18,7 +18,7 @@ class MemoryStore final : public Store {
 
   size_t Submit(std::span<const StoreRequest> requests) override {
     size_t accepted = 0;
-    while (accepted < requests.size() && ready_.size() < kQueueDepth) {
+    while (accepted < requests.size() && ready_.size() < kMemoryQueueDepth) {
       ready_.Push(Run(requests[accepted++]));
     }
     return accepted;
@@ -107,7 +107,7 @@ class MemoryStore final : public Store {
   const MemoryStoreOptions options_;
   ObjectIndex index_;
   std::vector<std::unique_ptr<std::byte[]>> copies_;  // by entry number of the index
-  CompletionQueue<kQueueDepth> ready_;
+  CompletionQueue<kMemoryQueueDepth> ready_;
   uint64_t evicted_objects_ = 0;
 };
 

@@ -20,7 +20,7 @@ constexpr size_t kReceiveBytesMax = size_t{1} << 20;
 // Read beyond a large body: a reply's header and little else, since what comes with it of the next
 // body is copied.
 constexpr size_t kReadAheadOfLarge = 64;
-constexpr size_t kLargeBytes = 16 * 1024;
+constexpr size_t kLargeBodyBytes = 16 * 1024;
 // Copied to the system by one Flush, at most about this much: the owner's thread has other work.
 constexpr uint64_t kSendBytesPerFlush = 512 * 1024;
 // While much of a body is missing, the system wakes us when this much is there: fewer, larger
@@ -249,7 +249,7 @@ void RedisConnection::OnEvents(uint32_t events, int64_t now_ns, uint64_t* budget
 
 size_t RedisConnection::ReadAhead() const {
   const RedisCommand* const first = commands_.front();
-  const bool large = first != nullptr && first->target.size() >= kLargeBytes;
+  const bool large = first != nullptr && first->target.size() >= kLargeBodyBytes;
   return large ? kReadAheadOfLarge : RespReader::kTailBytes;
 }
 

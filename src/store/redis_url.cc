@@ -16,16 +16,13 @@ constexpr uint64_t kTtlMax = uint64_t{10} * 365 * 24 * 3600;
 constexpr size_t kServersMax = 64;
 constexpr size_t kPasswordBytesMax = 4096;
 
-Status BadUrl(std::string what) {
-  return Status(StatusCode::kInvalidArgument, "store URL: " + std::move(what));
-}
-
 Status ParseUser(std::string_view text, RedisStoreOptions* options) {
   const size_t colon = text.find(':');
-  if (colon == std::string_view::npos) return BadUrl("user: write user:password@ or :password@");
+  if (colon == std::string_view::npos)
+    return BadStoreUrl("user: write user:password@ or :password@");
   if (!UnescapeUrlText(text.substr(0, colon), &options->user) ||
       !UnescapeUrlText(text.substr(colon + 1), &options->password)) {
-    return BadUrl("user or password: bad % escape");
+    return BadStoreUrl("user or password: bad % escape");
   }
   return OkStatus();
 }
@@ -35,16 +32,16 @@ Status ParseServers(std::string_view text, RedisStoreOptions* options) {
     const std::string_view one = text.substr(0, text.find(','));
     Result<HostPort> server = ParseHostPort(one);
     if (!server.ok() || server->port == 0) {
-      return BadUrl("host: '" + std::string(one) + "' is not host:port");
+      return BadStoreUrl("host: '" + std::string(one) + "' is not host:port");
     }
     options->servers.push_back(std::move(server).value());
     if (one.size() == text.size()) break;
     text.remove_prefix(one.size() + 1);
   }
   if (!options->cluster && options->servers.size() > 1) {
-    return BadUrl("host: several hosts need redis+cluster:// or rediss+cluster://");
+    return BadStoreUrl("host: several hosts need redis+cluster:// or rediss+cluster://");
   }
-  if (options->servers.size() > kServersMax) return BadUrl("host: more than 64 hosts");
+  if (options->servers.size() > kServersMax) return BadStoreUrl("host: more than 64 hosts");
   return OkStatus();
 }
 
@@ -53,9 +50,10 @@ Status ParseDatabase(std::string_view path, RedisStoreOptions* options) {
   const char* const end = path.data() + path.size();
   const auto [stop, error] = std::from_chars(path.data() + 1, end, options->database);
   if (error != std::errc() || stop != end || options->database > kDatabaseMax) {
-    return BadUrl("database: '" + std::string(path.substr(1)) + "' is not a number");
+    return BadStoreUrl("database: '" + std::string(path.substr(1)) + "' is not a number");
   }
-  if (options->cluster && options->database != 0) return BadUrl("database: a cluster has only 0");
+  if (options->cluster && options->database != 0)
+    return BadStoreUrl("database: a cluster has only 0");
   return OkStatus();
 }
 
@@ -72,7 +70,7 @@ Status TakeTlsOptions(StoreUrlOptions* reader, TlsOptions* tls) {
   (void)reader->TakeText("key_file", &tls->key_file);
   (void)reader->TakeText("server_name", &tls->server_name);
   if (tls->cert_file.empty() != tls->key_file.empty()) {
-    return BadUrl("options 'cert_file' and 'key_file' belong together");
+    return BadStoreUrl("options 'cert_file' and 'key_file' belong together");
   }
   return OkStatus();
 }
@@ -88,7 +86,7 @@ Result<RedisStoreOptions> ParseRedisStoreUrl(const StoreUrl& url) {
     SS_TRY(ParseUser(servers.substr(0, at), &options));
     servers.remove_prefix(at + 1);
   }
-  if (servers.empty()) return BadUrl("host: write " + url.scheme + "://host:port");
+  if (servers.empty()) return BadStoreUrl("host: write " + url.scheme + "://host:port");
   SS_TRY(ParseServers(servers, &options));
   SS_TRY(ParseDatabase(url.path, &options));
   StoreUrlOptions reader(url);
@@ -101,15 +99,15 @@ Result<RedisStoreOptions> ParseRedisStoreUrl(const StoreUrl& url) {
   if (options.cluster) SS_TRY(reader.TakeBool("read_replicas", &options.read_replicas));
   if (options.tls) SS_TRY(TakeTlsOptions(&reader, &options.tls_options));
   SS_TRY(reader.RefuseRest());
-  if (options.connections == 0) return BadUrl("option 'connections': at least 1");
+  if (options.connections == 0) return BadStoreUrl("option 'connections': at least 1");
   if (options.timeout_ms == 0 || options.connect_timeout_ms == 0) {
-    return BadUrl("options 'timeout_ms' and 'connect_timeout_ms': at least 1");
+    return BadStoreUrl("options 'timeout_ms' and 'connect_timeout_ms': at least 1");
   }
   if (!IsPrefixText(options.key_prefix)) {
-    return BadUrl("option 'key_prefix': up to 64 letters, digits and : . _ -");
+    return BadStoreUrl("option 'key_prefix': up to 64 letters, digits and : . _ -");
   }
   if (!options.password.empty() && !options.password_file.empty()) {
-    return BadUrl("option 'password_file': the URL has a password already");
+    return BadStoreUrl("option 'password_file': the URL has a password already");
   }
   return options;
 }
@@ -123,8 +121,8 @@ Result<std::string> RedisPassword(const RedisStoreOptions& options) {
     password.pop_back();
   }
   if (password.empty() || password.size() > kPasswordBytesMax) {
-    return BadUrl("option 'password_file': no password can be read from '" + options.password_file +
-                  "'");
+    return BadStoreUrl("option 'password_file': no password can be read from '" +
+                       options.password_file + "'");
   }
   return password;
 }

@@ -7,13 +7,14 @@
 #include "base/units.h"
 
 namespace shadowserve {
+
+Status BadStoreUrl(std::string what) {
+  return Status(StatusCode::kInvalidArgument, "store URL: " + std::move(what));
+}
+
 namespace {
 
 constexpr size_t kSchemeBytesMax = 64;
-
-Status BadUrl(std::string what) {
-  return Status(StatusCode::kInvalidArgument, "store URL: " + std::move(what));
-}
 
 bool IsSchemeText(std::string_view text) {
   if (text.empty() || text.size() > kSchemeBytesMax) return false;
@@ -38,15 +39,15 @@ Status ParseOptions(std::string_view query, std::vector<StoreUrlOption>* options
     const size_t equals = part.find('=');
     const std::string name(part.substr(0, equals));
     if (equals == std::string_view::npos || name.empty()) {
-      return BadUrl("option '" + std::string(part) + "' is not name=value");
+      return BadStoreUrl("option '" + std::string(part) + "' is not name=value");
     }
     const auto same = [&name](const StoreUrlOption& option) { return option.name == name; };
     if (std::ranges::any_of(*options, same)) {
-      return BadUrl("option '" + name + "' is given twice");
+      return BadStoreUrl("option '" + name + "' is given twice");
     }
     StoreUrlOption option{name, {}};
     if (!UnescapeUrlText(part.substr(equals + 1), &option.value)) {
-      return BadUrl("option '" + name + "': bad % escape");
+      return BadStoreUrl("option '" + name + "': bad % escape");
     }
     options->push_back(std::move(option));
   }
@@ -74,11 +75,11 @@ bool UnescapeUrlText(std::string_view text, std::string* out) {
 }
 
 Result<StoreUrl> ParseStoreUrl(std::string_view text) {
-  if (text.size() > kStoreUrlBytesMax) return BadUrl("longer than 4096 bytes");
-  if (!IsPlainText(text)) return BadUrl("holds a space or a control character");
+  if (text.size() > kStoreUrlBytesMax) return BadStoreUrl("longer than 4096 bytes");
+  if (!IsPlainText(text)) return BadStoreUrl("holds a space or a control character");
   const size_t colon = text.find("://");
   if (colon == std::string_view::npos || !IsSchemeText(text.substr(0, colon))) {
-    return BadUrl("scheme: expected something like disk:///directory or memory://");
+    return BadStoreUrl("scheme: expected something like disk:///directory or memory://");
   }
   StoreUrl url;
   url.scheme = text.substr(0, colon);
@@ -87,7 +88,7 @@ Result<StoreUrl> ParseStoreUrl(std::string_view text) {
   const std::string_view place = text.substr(0, question);
   const size_t slash = std::min(place.find('/'), place.size());
   url.authority = place.substr(0, slash);
-  if (!UnescapeUrlText(place.substr(slash), &url.path)) return BadUrl("path: bad % escape");
+  if (!UnescapeUrlText(place.substr(slash), &url.path)) return BadStoreUrl("path: bad % escape");
   if (question != std::string_view::npos) {
     SS_TRY(ParseOptions(text.substr(question + 1), &url.options));
   }
@@ -105,8 +106,8 @@ bool StoreUrlOptions::TakeText(std::string_view name, std::string* out) {
 
 Status StoreUrlOptions::Bad(std::string_view name, std::string_view value,
                             std::string_view expected) const {
-  return BadUrl("option '" + std::string(name) + "': '" + std::string(value) + "' is not " +
-                std::string(expected));
+  return BadStoreUrl("option '" + std::string(name) + "': '" + std::string(value) + "' is not " +
+                     std::string(expected));
 }
 
 Status StoreUrlOptions::TakeByteSize(std::string_view name, uint64_t* out) {
@@ -157,8 +158,8 @@ Status StoreUrlOptions::RefuseRest() const {
   if (rest_.empty()) return OkStatus();
   std::string known;
   for (const std::string& name : known_) known += (known.empty() ? "" : ", ") + name;
-  return BadUrl("unknown option '" + rest_.front().name + "' of " + scheme_ +
-                (known.empty() ? " (it has none)" : " (known: " + known + ")"));
+  return BadStoreUrl("unknown option '" + rest_.front().name + "' of " + scheme_ +
+                     (known.empty() ? " (it has none)" : " (known: " + known + ")"));
 }
 
 }  // namespace shadowserve

@@ -32,6 +32,9 @@ struct StoreUrl {
 // kInvalidArgument names the part that is wrong: scheme, path or option.
 Result<StoreUrl> ParseStoreUrl(std::string_view text);
 
+// Names what is wrong with one.
+Status BadStoreUrl(std::string what);
+
 // Resolves %XX escapes; false for an incomplete one and for %00.
 bool UnescapeUrlText(std::string_view text, std::string* out);
 

@@ -10,8 +10,6 @@
 namespace shadowserve {
 namespace {
 
-constexpr mode_t kFileMode = 0644;
-
 class SyncFileIo final : public FileIo {
  public:
   explicit SyncFileIo(uint32_t depth) : results_(depth) {}

@@ -15,14 +15,9 @@
 namespace shadowserve {
 namespace {
 
-constexpr mode_t kFileMode = 0644;
 // All there since Linux 5.11.
 constexpr std::array kOpcodesNeeded = {IORING_OP_OPENAT, IORING_OP_READ,     IORING_OP_WRITE,
                                        IORING_OP_FSYNC,  IORING_OP_RENAMEAT, IORING_OP_UNLINKAT};
-
-std::string ErrnoText(int error) {
-  return std::generic_category().message(error);
-}
 
 Status NoRing(const std::string& what) {
   return Status(StatusCode::kUnsupported, what);
