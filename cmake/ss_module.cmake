@@ -5,6 +5,9 @@
 # x_fuzz.cc becomes one libFuzzer program x_fuzz, x_main.cc one program x (see ss_program).
 set(SS_WARNINGS -Wall -Wextra -Wconversion -Wshadow -Werror)
 
+# Sources in one unit, at most: two cores share a large module, and a change compiles little else again.
+set(SS_UNITY_SOURCES 8)
+
 add_library(ss_options INTERFACE)
 target_compile_options(ss_options INTERFACE ${SS_WARNINGS})
 target_include_directories(ss_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
@@ -32,6 +35,15 @@ function(ss_gtest target label)
   gtest_discover_tests(${target} NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60 PROPERTIES LABELS ${label} TIMEOUT 120)
 endfunction()
 
+# Many small sources share their headers, whose compilation costs more than theirs: with SS_UNITY some of
+# a target are compiled as one. Names in unnamed namespaces are then unique in a module. Single sources
+# with options of their own stay alone.
+function(ss_unity target)
+  if(SS_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${SS_UNITY_SOURCES})
+  endif()
+endfunction()
+
 function(ss_module name)
   cmake_parse_arguments(ARG "" "" "DEPENDS;LIBRARIES;EXCLUDE" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
@@ -54,6 +66,7 @@ function(ss_module name)
   if(sources)
     add_library(ss_${name} STATIC ${sources})
     target_link_libraries(ss_${name} PUBLIC ${depends} ${ARG_LIBRARIES})
+    ss_unity(ss_${name})
   else()
     add_library(ss_${name} INTERFACE)
     target_link_libraries(ss_${name} INTERFACE ${depends} ${ARG_LIBRARIES})
@@ -62,6 +75,7 @@ function(ss_module name)
   if(SS_BUILD_TESTS AND tests)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE ss_${name})
+    ss_unity(${name}_test)
     ss_gtest(${name}_test unit)
   endif()
   if(SS_BUILD_BENCH AND benches)
