@@ -21,15 +21,13 @@
 #include <numeric>
 #include <string>
 
+#include "codec/deflate_format.h"
 #include "codec/huffman.h"
 #include "codec/literal_inflate.h"
 
 namespace shadowserve {
 namespace {
 
-constexpr size_t kLiterals = 256;
-constexpr size_t kEndOfBlock = 256;
-constexpr size_t kDistanceCodes = 2;
 // The decoder's tables are indexed by the bits of the longest code, and the smaller they are the
 // more streams it decodes side by side (literal_inflate.h). 11 bits, as zstd has, cost 0.9 % of
 // size against 12 on q8's symbols; 10 bits, for codes that are short on average, 0.4 % on
@@ -40,15 +38,6 @@ constexpr uint64_t kShortBitsMean = 5;
 // This many fit a 64-bit buffer that holds up to 7 bits already.
 constexpr size_t kCodesPerFlush = 5;
 static_assert(7 + kCodesPerFlush * kLiteralBitsMax < 64);
-
-// Code lengths are sent as symbols 0..15 and three kinds of runs.
-constexpr size_t kLengthSymbols = 19;
-constexpr uint32_t kLengthBitsMax = 7;
-constexpr uint8_t kRepeatLast = 16;  // 3..6 times, 2 bits
-constexpr uint8_t kZeros = 17;       // 3..10 of them, 3 bits
-constexpr uint8_t kManyZeros = 18;   // 11..138 of them, 7 bits
-constexpr std::array<uint8_t, kLengthSymbols> kLengthOrder = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
-                                                              11, 4,  12, 3, 13, 2, 14, 1, 15};
 
 using Histogram = std::array<uint32_t, kLiterals>;
 

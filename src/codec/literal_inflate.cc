@@ -4,14 +4,10 @@
 #include <bit>
 #include <cstring>
 
+#include "codec/deflate_format.h"
 #include "codec/huffman.h"
 
 namespace shadowserve {
-namespace {
-
-constexpr size_t kEndOfBlock = 256;
-
-}  // namespace
 
 // A stream under work. Between rounds `held` holds its next bits, the lowest first, and above them
 // one 1 that has moved down from bit 63 by as many bits as were taken since `next` was last moved.
@@ -28,11 +24,6 @@ struct LiteralInflate::Stream {
 
 namespace {
 
-constexpr size_t kDistanceCodes = 2;
-constexpr size_t kLengthSymbols = 19;
-constexpr uint32_t kLengthBitsMax = 7;
-constexpr std::array<uint8_t, kLengthSymbols> kLengthOrder = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
-                                                              11, 4,  12, 3, 13, 2, 14, 1, 15};
 // Where codes are shorter than this on average, looking up several at a time pays.
 constexpr uint64_t kGroupedBitsMax = 5;
 // Then every stream needs a pointer to its output, and more streams would not fit into registers.
@@ -125,15 +116,15 @@ bool ReadLengths(BitReader* reader, std::array<uint8_t, kEndOfBlock + 1>* length
     uint8_t value = 0;
     size_t run = 1;
     switch (token.symbol) {
-      case 16:
+      case kRepeatLast:
         if (filled == 0) return false;
         value = all[filled - 1];
         run = 3 + reader->Take(2);
         break;
-      case 17:
+      case kZeros:
         run = 3 + reader->Take(3);
         break;
-      case 18:
+      case kManyZeros:
         run = 11 + reader->Take(7);
         break;
       default:
@@ -302,7 +293,7 @@ __attribute__((target("bmi,bmi2,lzcnt"), noinline)) void RunFast(std::span<Strea
 
 LiteralInflate::LiteralInflate() {
 #if defined(__x86_64__)
-  fast_shifts_ = __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt");
+  fast_shifts_ = __builtin_cpu_supports("bmi2");  // none of them is without BMI and LZCNT
 #endif
 }
 
@@ -343,8 +334,9 @@ void LiteralInflate::FillCodes(const Stream& stream, uint32_t bits, CodeTable* t
     if (length > kCodeBitsMax) continue;
     for (size_t i = begins[length]; i < begins[length + 1]; ++i) {
       const uint16_t symbol = sorted[i];
-      (*table)[codes[symbol]] =
-          symbol == kEndOfBlock ? uint16_t{0} : static_cast<uint16_t>(symbol << 8 | length);
+      (*table)[codes[symbol]] = symbol == kEndOfBlock
+                                    ? uint16_t{0}
+                                    : static_cast<uint16_t>(uint32_t{symbol} << 8 | length);
     }
   }
 }
