@@ -20,6 +20,7 @@
 #include "codec/plugin_engine.h"
 #include "codec/plugin_testing.h"
 #include "codec/sample_symbols.h"
+#include "codec/zlib_testing.h"
 #include "mem/guarded_buffer.h"
 #include "mem/slab_pool.h"
 
@@ -37,21 +38,6 @@ std::vector<std::byte> Encoded(std::span<const std::byte> symbols) {
   std::vector<std::byte> coded(symbols.size());
   coded.resize(MakeDeflateCodec()->Encode(symbols, coded));
   EXPECT_FALSE(coded.empty());
-  return coded;
-}
-
-// What zlib makes of it: fixed codes, stored blocks, matches.
-std::vector<std::byte> EncodedByZlib(std::span<const std::byte> symbols, int level, int strategy) {
-  z_stream stream = {};
-  EXPECT_EQ(deflateInit2(&stream, level, Z_DEFLATED, -15, 8, strategy), Z_OK);
-  std::vector<std::byte> coded(deflateBound(&stream, symbols.size()));
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(symbols.data()));
-  stream.avail_in = static_cast<uInt>(symbols.size());
-  stream.next_out = reinterpret_cast<Bytef*>(coded.data());
-  stream.avail_out = static_cast<uInt>(coded.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  coded.resize(stream.total_out);
-  deflateEnd(&stream);
   return coded;
 }
 

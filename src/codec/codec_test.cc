@@ -9,6 +9,7 @@
 
 #include "codec/codec_table.h"
 #include "codec/sample_symbols.h"
+#include "codec/zlib_testing.h"
 #include "mem/guarded_buffer.h"
 
 // Counts this program's heap allocations, those of the C libraries below the codecs included.
@@ -49,7 +50,7 @@ std::vector<std::byte> Encoded(BlockCodec& codec, std::span<const std::byte> sym
   return coded;
 }
 
-class EveryCodec : public testing::TestWithParam<uint8_t> {
+class EveryCodec : public ::testing::TestWithParam<uint8_t> {
  protected:
   std::unique_ptr<BlockCodec> codec_ = MakeBlockCodec(GetParam()).value();
   const std::vector<std::byte> symbols_ = SampleSymbols(SymbolKind::kBf16Exponent, 256, 128, 1);
@@ -183,9 +184,10 @@ TEST_P(EveryCodec, AllocatesNothingPerBlock) {
 #endif
 }
 
-INSTANTIATE_TEST_SUITE_P(Codec, EveryCodec, testing::Values(kDeflate, kZstd), [](const auto& row) {
-  return row.param == kDeflate ? "Deflate" : "Zstd";
-});
+INSTANTIATE_TEST_SUITE_P(Codec, EveryCodec, ::testing::Values(kDeflate, kZstd),
+                         [](const auto& row) {
+                           return row.param == kDeflate ? "Deflate" : "Zstd";
+                         });
 
 TEST(CodecTable, NamesACodecThatItDoesNotHave) {
   const auto codec = MakeBlockCodec(77);
@@ -221,16 +223,7 @@ TEST(DeflateCodec, ReadsStreamsWithMatchesAndStoredBlocks) {
   std::vector<std::byte> symbols = SampleSymbols(SymbolKind::kInt8, 256, 128, 3);
   std::copy_n(symbols.begin(), 9000, symbols.begin() + 20000);
   for (const int level : {0, 1, 9}) {
-    std::vector<std::byte> coded(symbols.size() * 2);
-    z_stream stream = {};
-    ASSERT_EQ(deflateInit2(&stream, level, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY), Z_OK);
-    stream.next_in = Zbytes(symbols);
-    stream.avail_in = static_cast<uInt>(symbols.size());
-    stream.next_out = Zbytes(coded);
-    stream.avail_out = static_cast<uInt>(coded.size());
-    ASSERT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-    coded.resize(stream.total_out);
-    deflateEnd(&stream);
+    const std::vector<std::byte> coded = testing::EncodedByZlib(symbols, level, Z_DEFAULT_STRATEGY);
     std::vector<std::byte> decoded(symbols.size());
     ASSERT_TRUE(codec->Decode(coded, decoded).ok()) << level;
     EXPECT_EQ(decoded, symbols);

@@ -234,28 +234,8 @@ class DeflateCodec final : public BlockCodec {
     return used;
   }
 
-  Status Decode(std::span<const std::byte> coded, std::span<std::byte> symbols) override {
-    CodedBlock block{coded, symbols, {}};
-    DecodeEach(std::span(&block, 1));
-    return block.status;
-  }
-
-  void DecodeEach(std::span<CodedBlock> blocks) override {
-    std::array<bool, LiteralInflate::kStreamsMax> decoded = {};
-    while (!blocks.empty()) {
-      size_t taken = literals_.Decode(blocks, &decoded);
-      if (taken == 0) decoded[taken++] = false;
-      for (size_t i = 0; i < taken; ++i) {
-        blocks[i].status = decoded[i] ? OkStatus() : DecodeAny(blocks[i].coded, blocks[i].symbols);
-      }
-      blocks = blocks.subspan(taken);
-    }
-  }
-  uint32_t blocks_side_by_side() const override { return LiteralInflate::kStreamsMax; }
-
- private:
   // Any Deflate stream, and what is wrong with one.
-  Status DecodeAny(std::span<const std::byte> coded, std::span<std::byte> symbols) {
+  Status Decode(std::span<const std::byte> coded, std::span<std::byte> symbols) override {
     constexpr size_t kMax = std::numeric_limits<uint32_t>::max();
     if (coded.size() > kMax || symbols.size() > kMax) {
       return Status(StatusCode::kCorrupt, "deflate: block of 4 GiB or more");
@@ -277,6 +257,20 @@ class DeflateCodec final : public BlockCodec {
     return OkStatus();
   }
 
+  void DecodeEach(std::span<CodedBlock> blocks) override {
+    std::array<bool, LiteralInflate::kStreamsMax> decoded = {};
+    while (!blocks.empty()) {
+      size_t taken = literals_.Decode(blocks, &decoded);
+      if (taken == 0) decoded[taken++] = false;
+      for (size_t i = 0; i < taken; ++i) {
+        blocks[i].status = decoded[i] ? OkStatus() : Decode(blocks[i].coded, blocks[i].symbols);
+      }
+      blocks = blocks.subspan(taken);
+    }
+  }
+  uint32_t blocks_side_by_side() const override { return LiteralInflate::kStreamsMax; }
+
+ private:
   LiteralInflate literals_;
   inflate_state inflate_;
 };

@@ -331,7 +331,6 @@ void LiteralInflate::FillCodes(const Stream& stream, uint32_t bits, CodeTable* t
   for (uint32_t length = 1; length <= bits; ++length) {
     const size_t half = size_t{1} << (length - 1);
     std::copy_n(table->begin(), half, table->begin() + static_cast<ptrdiff_t>(half));
-    if (length > kCodeBitsMax) continue;
     for (size_t i = begins[length]; i < begins[length + 1]; ++i) {
       const uint16_t symbol = sorted[i];
       (*table)[codes[symbol]] = symbol == kEndOfBlock
@@ -381,6 +380,7 @@ bool LiteralInflate::Finish(const CodeTable& codes, uint32_t bits, Stream* strea
 
 size_t LiteralInflate::Decode(std::span<const CodedBlock> blocks,
                               std::array<bool, kStreamsMax>* decoded) {
+  if (blocks.size() < kStreamsMin) return 0;
   std::array<Stream, kStreamsMax> streams;
   size_t count = 0;
   uint32_t bits = kGroupBitsMin;

@@ -11,6 +11,7 @@
 
 #include "codec/deflate_codec.h"
 #include "codec/sample_symbols.h"
+#include "codec/zlib_testing.h"
 #include "mem/guarded_buffer.h"
 
 namespace shadowserve {
@@ -21,21 +22,6 @@ constexpr size_t kStreamsMax = LiteralInflate::kStreamsMax;
 std::vector<std::byte> Encoded(std::span<const std::byte> symbols) {
   std::vector<std::byte> coded(symbols.size());
   coded.resize(MakeDeflateCodec()->Encode(symbols, coded));
-  return coded;
-}
-
-// zlib's Huffman-only stream: one block where it is short enough, codes of up to 15 bits.
-std::vector<std::byte> EncodedByZlib(const std::vector<std::byte>& symbols, int strategy) {
-  std::vector<std::byte> coded(symbols.size() * 2 + 100);
-  z_stream stream = {};
-  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, -15, 9, strategy), Z_OK);
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(symbols.data()));
-  stream.avail_in = static_cast<uInt>(symbols.size());
-  stream.next_out = reinterpret_cast<Bytef*>(coded.data());
-  stream.avail_out = static_cast<uInt>(coded.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  coded.resize(stream.total_out);
-  deflateEnd(&stream);
   return coded;
 }
 
@@ -100,7 +86,7 @@ TEST(LiteralInflate, TakesCodesOfUpTo12Bits) {
   for (const uint32_t bits : {2U, 9U, 10U, 11U, 12U, 13U}) {
     const std::vector<std::byte> symbols = SymbolsWithACodeOf(bits);
     // The end of the block takes a code of its own beside the rarest: one bit more than `bits - 1`.
-    const std::vector<std::byte> coded = EncodedByZlib(symbols, Z_HUFFMAN_ONLY);
+    const std::vector<std::byte> coded = testing::EncodedByZlib(symbols, 6, Z_HUFFMAN_ONLY);
     Streams streams({coded, coded, coded}, symbols.size());
     std::array<bool, kStreamsMax> decoded = {};
     const size_t taken = inflate.Decode(streams.blocks(), &decoded);
@@ -122,7 +108,7 @@ TEST(LiteralInflate, LeavesOtherKindsOfStreamsAndWhatIsNotInStep) {
   const std::vector<std::byte> ours = Encoded(symbols);
   std::array<bool, kStreamsMax> decoded = {};
   for (const int strategy : {Z_DEFAULT_STRATEGY, Z_FIXED}) {
-    const std::vector<std::byte> other = EncodedByZlib(symbols, strategy);
+    const std::vector<std::byte> other = testing::EncodedByZlib(symbols, 6, strategy);
     Streams streams({ours, ours, other, ours}, symbols.size());
     EXPECT_EQ(inflate.Decode(streams.blocks(), &decoded), 2U);
   }
