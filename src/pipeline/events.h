@@ -42,7 +42,7 @@ struct SaveSpec {
   uint64_t save_id = 0;              // unique for ever
   const RankMemory* rank = nullptr;  // lent until OnSaveDone
   StoredForm form;
-  ChunkKey key;
+  ChunkKey key{};
   TenantId tenant{};
   std::vector<uint32_t> pages;
 };

@@ -32,7 +32,7 @@ SavePipeline::~SavePipeline() {
   SS_CHECK(idle(), "a save outlived its pipeline");
 }
 
-Status SavePipeline::Start(SaveSpec spec) {
+Status SavePipeline::Start(SaveSpec&& spec) {
   const PageLayout& layout = spec.rank->layout();
   if (spec.pages.size() != spec.rank->pages_per_chunk()) {
     return Status(StatusCode::kInvalidArgument,
@@ -51,7 +51,9 @@ Status SavePipeline::Start(SaveSpec spec) {
     metrics_->saves_dropped[DropLabel::kQueueFull].Add();
     return Status(StatusCode::kExhausted, "too many saves in flight");
   }
-  queue_.push_back(std::move(spec));
+  if (spare_specs_.empty()) spare_specs_.emplace_back();
+  queue_.splice(queue_.end(), spare_specs_, spare_specs_.begin());
+  std::swap(queue_.back(), spec);
   return OkStatus();
 }
 
@@ -109,16 +111,17 @@ bool SavePipeline::FillSlots() {
   if (queue_.empty() || used_slots_ == slots_.size()) return false;
   for (Save& save : slots_) {
     if (save.used || queue_.empty()) continue;
-    std::vector<TransferRun> runs = std::move(save.runs);  // their capacity is kept
-    std::vector<uint8_t> present = std::move(save.present);
-    save = Save{};
+    Save fresh;
+    std::swap(fresh.spec, queue_.front());
+    // Their capacity is kept.
+    std::swap(save.spec, queue_.front());
+    std::swap(fresh.runs, save.runs);
+    std::swap(fresh.present, save.present);
+    save = std::move(fresh);
     save.used = true;
-    save.spec = std::move(queue_.front());
-    save.runs = std::move(runs);
-    save.present = std::move(present);
     save.present.assign(Units(save.spec), 0);
     save.step = store_->has_index() ? Step::kNextUnit : Step::kAsking;
-    queue_.pop_front();
+    spare_specs_.splice(spare_specs_.end(), queue_, queue_.begin());
     ++used_slots_;
   }
   return true;
@@ -322,7 +325,7 @@ void SavePipeline::Cancel(uint64_t save_id, DropLabel reason) {
   }
   for (auto spec = queue_.begin(); spec != queue_.end(); ++spec) {
     if (spec->save_id != save_id) continue;
-    queue_.erase(spec);
+    spare_specs_.splice(spare_specs_.end(), queue_, spec);
     metrics_->saves_dropped[reason].Add();
     events_->OnSaveDone(SaveResult{save_id, SaveOutcome::kDropped, reason});
     return;

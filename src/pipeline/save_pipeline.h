@@ -7,14 +7,14 @@
 // then its marker. So a read of pages that were reused never reaches the store.
 //
 // Bounded: kSavesMax queued (more are dropped and counted), slabs of the save pool only (two per
-// unit). A tenant whose quota is used up (tenant_quota.h; null: none has one) is dropped before
-// its pages are read. Owner thread: the pipeline's.
+// unit); steady state allocates nothing. A tenant whose quota is used up (tenant_quota.h; null:
+// none has one) is dropped before its pages are read. Owner thread: the pipeline's.
 #ifndef SHADOWSERVE_PIPELINE_SAVE_PIPELINE_H_
 #define SHADOWSERVE_PIPELINE_SAVE_PIPELINE_H_
 
 #include <array>
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <vector>
 
@@ -42,7 +42,8 @@ class SavePipeline final : public StoreListener, public TransferListener {
   ~SavePipeline() override;  // REQUIRES idle()
 
   // kInvalidArgument / kExhausted: not accepted, no OnSaveDone (kExhausted is counted as dropped).
-  Status Start(SaveSpec spec);
+  // Else leaves `spec` with what an earlier save had: memory to be used again.
+  Status Start(SaveSpec&& spec);
   // The answer to one OnSaveRead.
   void Confirm(uint64_t save_id, bool held);
   // Ends a save as soon as nothing of it is in flight; unknown ids are ignored.
@@ -137,7 +138,8 @@ class SavePipeline final : public StoreListener, public TransferListener {
   std::unique_ptr<SegmentEncoder> encoder_;
   Save* encoding_ = nullptr;  // the encoder holds one segment at a time
   std::vector<PlanePiece> pieces_;
-  std::deque<SaveSpec> queue_;
+  std::list<SaveSpec> queue_;
+  std::list<SaveSpec> spare_specs_;
   std::vector<Save> slots_;  // as many as the save pool feeds
   uint32_t used_slots_ = 0;
   size_t turn_ = 0;

@@ -225,32 +225,15 @@ Status Engines::HandleSave(Engine* engine, const v1::Save& save) {
       continue;
     }
     for (const auto& [rank, worker] : engine->workers) {
-      auto spec = std::make_shared<SaveSpec>();
-      spec->save_id = next_id_++;
-      spec->form = engine->form;
-      std::memcpy(spec->key.data(), item.key().data(), sizeof(spec->key));  // CheckSave has seen it
-      spec->tenant = TenantFromProto(item);
-      spec->pages.assign(item.pages().begin(), item.pages().end());
-      state.jobs.push_back(SaveJob{spec->save_id, false});
-      save_jobs_[spec->save_id] = Place{engine, rank, key};
-      const uint64_t rank_id = worker.rank_id;
-      const uint64_t job_id = spec->save_id;
-      auto work = [this, spec, rank_id, job_id] {
-        spec->rank = plane_->FindRank(rank_id);
-        if (spec->rank == nullptr) {
-          metrics_->saves_dropped[DropLabel::kEngineGone].Add();
-          OnSaveDone(SaveResult{job_id, SaveOutcome::kDropped, DropLabel::kEngineGone});
-        } else if (!plane_->save().Start(std::move(*spec)).ok()) {
-          OnSaveDone(SaveResult{job_id, SaveOutcome::kDropped, DropLabel::kQueueFull});
-        }
-      };
-      if (!plane_->Post(std::move(work))) {
-        save_jobs_.erase(job_id);
-        state.jobs.pop_back();
+      const uint64_t job_id = next_id_++;
+      if (!StartSave(engine, job_id, worker, item)) {
         state.dropped += 1;
         state.reason = DropLabel::kQueueFull;
         metrics_->saves_dropped[DropLabel::kQueueFull].Add();
+        continue;
       }
+      state.jobs.push_back(SaveJob{job_id, false});
+      save_jobs_[job_id] = Place{engine, rank, key};
     }
     if (state.jobs.empty()) {
       FinishSave(engine, key, state);
@@ -258,6 +241,42 @@ Status Engines::HandleSave(Engine* engine, const v1::Save& save) {
     }
   }
   return OkStatus();
+}
+
+// False: the pipeline's mailbox is full.
+bool Engines::StartSave(Engine* engine, uint64_t job_id, const Worker& worker,
+                        const v1::SaveItem& item) {
+  SaveTrip* const trip = save_trips_.Take();
+  trip->rank_id = worker.rank_id;
+  SaveSpec& spec = trip->spec;
+  spec.save_id = job_id;
+  spec.form = engine->form;
+  std::memcpy(spec.key.data(), item.key().data(), sizeof(spec.key));  // CheckSave has seen it
+  spec.tenant = TenantFromProto(item);
+  spec.pages.assign(item.pages().begin(), item.pages().end());
+  const bool posted = plane_->Post([this, trip] { RunSave(trip); });
+  if (!posted) save_trips_.Give(trip);
+  return posted;
+}
+
+// On the pipeline's thread.
+void Engines::RunSave(SaveTrip* trip) {
+  const uint64_t job_id = trip->spec.save_id;
+  trip->spec.rank = plane_->FindRank(trip->rank_id);
+  DropLabel dropped = DropLabel::kCount;
+  if (trip->spec.rank == nullptr) {
+    dropped = DropLabel::kEngineGone;
+    metrics_->saves_dropped[dropped].Add();
+  } else if (!plane_->save().Start(std::move(trip->spec)).ok()) {
+    dropped = DropLabel::kQueueFull;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    save_trips_.Give(trip);
+  }
+  if (dropped != DropLabel::kCount) {
+    OnSaveDone(SaveResult{job_id, SaveOutcome::kDropped, dropped});
+  }
 }
 
 void Engines::OnSaveRead(uint64_t job_id, bool last) {
@@ -277,7 +296,7 @@ void Engines::AskNext(Engine* engine, const AttemptKey& key, Save* save) {
   save->asked = 0;
   if (save->asks.empty()) return;
   save->asked = save->asks.front();
-  save->asks.pop_front();
+  save->asks.erase(save->asks.begin());
   if (engine->scheduler == nullptr || key.first != engine->epoch)
     return;  // its saves are cancelled
   // The pages may go with this answer only if no other rank has still to read or to ask.
@@ -299,8 +318,10 @@ void Engines::HandleConfirm(Engine* engine, const v1::SaveConfirm& confirm) {
     const auto found = engine->saves.find(key);
     if (found == engine->saves.end() || found->second.asked == 0) return;
     // An answer that is lost makes the pipeline drop the save after kConfirmWaitNs.
-    PostOr([this, job_id = found->second.asked, held] { plane_->save().Confirm(job_id, held); },
-           [] {});
+    // Two closures, each small enough for a std::function without memory of its own.
+    const uint64_t job_id = found->second.asked;
+    held ? PostOr([this, job_id] { plane_->save().Confirm(job_id, true); }, [] {})
+         : PostOr([this, job_id] { plane_->save().Confirm(job_id, false); }, [] {});
     AskNext(engine, key, &found->second);
   };
   for (const uint64_t save_id : confirm.held()) deliver(save_id, true);

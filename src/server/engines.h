@@ -8,7 +8,6 @@
 #define SHADOWSERVE_SERVER_ENGINES_H_
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <memory_resource>
@@ -93,12 +92,15 @@ class Engines final : public PipelineEvents {
     bool read_over = false;
   };
   struct Save {
-    std::vector<SaveJob> jobs;  // those not done
-    std::deque<uint64_t> asks;  // job ids that wait for their question to be asked
-    uint64_t asked = 0;         // the job whose question is out, or 0
+    std::pmr::vector<SaveJob> jobs;   // those not done
+    std::pmr::vector<uint64_t> asks;  // job ids that wait for their question to be asked
+    uint64_t asked = 0;               // the job whose question is out, or 0
     uint32_t dropped = 0;
     uint32_t stored = 0;
     DropLabel reason = DropLabel::kCount;
+
+    using allocator_type = std::pmr::polymorphic_allocator<>;  // its map's
+    explicit Save(const allocator_type& nodes) : jobs(nodes), asks(nodes) {}
   };
   struct Engine {
     std::string id;
@@ -132,6 +134,10 @@ class Engines final : public PipelineEvents {
     LoadSpec spec;
     uint64_t rank_id = 0;
   };
+  struct SaveTrip {
+    SaveSpec spec;
+    uint64_t rank_id = 0;
+  };
   struct Attached {
     std::string engine_id;
     bool scheduler = false;
@@ -154,6 +160,8 @@ class Engines final : public PipelineEvents {
   void HandleGrant(Engine* engine, uint32_t rank, const v1::Grant& grant);
   void HandleCancel(Engine* engine, const v1::Cancel& cancel);
   Status HandleSave(Engine* engine, const v1::Save& save);
+  bool StartSave(Engine* engine, uint64_t job_id, const Worker& worker, const v1::SaveItem& item);
+  void RunSave(SaveTrip* trip);
   void HandleConfirm(Engine* engine, const v1::SaveConfirm& confirm);
   void HandleDrainQuery(Engine* engine, const v1::DrainQuery& query);
 
@@ -181,6 +189,7 @@ class Engines final : public PipelineEvents {
   std::pmr::unordered_map<uint64_t, Place> save_jobs_{&nodes_};
   Slots<LookupTrip> lookup_trips_;
   Slots<LoadTrip> load_trips_;
+  Slots<SaveTrip> save_trips_;
   uint64_t next_id_ = 1;
 };
 
