@@ -37,8 +37,10 @@ format: setup ## format C++ and Python in place
 	@.venv/bin/ruff format -q .
 	@.venv/bin/ruff check -q --fix .
 
-tidy: build ## clang-tidy over all C++ sources (slow)
-	@git ls-files 'src/*.cc' | xargs -P 2 -n 8 clang-tidy-14 -p build/release --quiet
+# With the `debug` preset's commands: each source alone. The others compile several as one.
+tidy: setup ## clang-tidy over all C++ sources (slow)
+	@scripts/build.sh debug ss_control_proto
+	@git ls-files 'src/*.cc' | xargs -P 2 -n 8 clang-tidy-14 -p build/debug --quiet
 
 fuzz: setup ## every fuzzer for SECONDS (60)
 	@$(PYTHON_RUN) scripts/run_tests.py --only fuzz --fuzz-seconds $(or $(SECONDS),60)
