@@ -76,6 +76,19 @@ Counts CountsOf(const BenchRig& rig) {
   return counts;
 }
 
+// From asking for a segment to its last value in the pages, with all loads that there are.
+Json LatencyJson(std::vector<int64_t> latencies_ns) {
+  std::sort(latencies_ns.begin(), latencies_ns.end());
+  const auto at = [&](double share) {
+    const auto index = static_cast<size_t>(share * static_cast<double>(latencies_ns.size() - 1));
+    return static_cast<double>(latencies_ns[index]) * 1e-6;
+  };
+  return {{"segments", latencies_ns.size()},
+          {"median", at(0.5)},
+          {"p99", at(0.99)},
+          {"p99_to_median", at(0.99) / at(0.5)}};
+}
+
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
@@ -87,6 +100,7 @@ struct PipelineRates {
   double kv_per_cpu_second = 0;
   double wire = 0;
   double moved_per_wire_byte = 0;
+  std::vector<int64_t> latencies_ns;  // of segments
 };
 
 Result<PipelineRates> RunPipeline(BenchRig& rig, Progress& progress) {
@@ -100,6 +114,7 @@ Result<PipelineRates> RunPipeline(BenchRig& rig, Progress& progress) {
   progress.Say("measuring the pipeline");
   PipelineRates rates;
   std::vector<double> per_cpu;
+  rig.TakeLatencies();
   const Counts first = CountsOf(rig);
   Counts before = first;
   for (uint32_t window = 0; window < options.windows; ++window) {
@@ -110,8 +125,10 @@ Result<PipelineRates> RunPipeline(BenchRig& rig, Progress& progress) {
     per_cpu.push_back(kv_bytes / (now.cpu_seconds - before.cpu_seconds));
     before = now;
   }
+  rates.latencies_ns = rig.TakeLatencies();
   SS_TRY(rig.StopLoads());
-  if (before.kv_bytes == first.kv_bytes || before.wire_bytes == first.wire_bytes) {
+  if (before.kv_bytes == first.kv_bytes || before.wire_bytes == first.wire_bytes ||
+      rates.latencies_ns.empty()) {
     return Status(StatusCode::kUnavailable, "nothing was loaded within the windows");
   }
   const auto wire_bytes = static_cast<double>(before.wire_bytes - first.wire_bytes);
@@ -147,7 +164,9 @@ Json Circumstances(const BenchRig& rig) {
           {"values", "synthetic (src/bench/kv_sample.h)"},
           {"load_tokens", options.chunks * kChunkTokens},
           {"loads_in_flight", BenchRig::kLoads},
-          {"joins_in_flight", options.joins}};
+          {"joins_in_flight", options.joins},
+          {"emulated_link_gigabits_per_s",
+           options.link_gigabits_per_s == 0 ? Json() : Json(options.link_gigabits_per_s)}};
 }
 
 Json StageJson(const StageRates& rates) {
@@ -155,6 +174,14 @@ Json StageJson(const StageRates& rates) {
           {"decode", rates.decode / kGigabyte},
           {"dequantize", rates.dequantize / kGigabyte},
           {"write", rates.write / kGigabyte}};
+}
+
+// Decoding and dequantizing block by block, against one after the other. Not beside an emulated
+// engine.
+void AddFused(const StageRates& rates, Json* json) {
+  if (rates.fused == 0) return;
+  (*json)["fused_gigabytes_per_s"] = rates.fused / kGigabyte;
+  (*json)["fused_ratio"] = rates.fused_ratio();
 }
 
 // How many cores are of use with this store, profile and codec. `cores_for_...`: that saturate a
@@ -268,10 +295,12 @@ Result<Json> MeasurePipeline(BenchRig& rig, Progress& progress, StageRates* stag
   const StageRates& stages = *stages_alone;
   json["stage_alone_gigabytes_per_s"] = StageJson(stages);
   json["dequantize_into_pages_gigabytes_per_s"] = stages.dequantize_into_pages / kGigabyte;
+  AddFused(stages, &json);
   json["ratio_to_slowest"] = pipeline.kv / stages.slowest();
   json["ratio_to_serial_bound"] = pipeline.kv / stages.serial_bound();
   json["bytes_moved_per_wire_byte"] = pipeline.moved_per_wire_byte;
   json["kv_bytes_per_wire_byte"] = pipeline.kv / pipeline.wire;
+  json["segment_latency_ms"] = LatencyJson(pipeline.latencies_ns);
   json["warmup_s"] = rig.options().warmup_seconds;
   json["window_s"] = rig.options().window_seconds;
   Json& windows = json["windows_kv_gigabytes_per_s"] = Json::array();
@@ -304,6 +333,7 @@ Result<Json> Measure(const BenchOptions& options, Progress& progress) {
       SS_TRY_ASSIGN(stages, RunStages(*rig));
       json["stage_alone_gigabytes_per_s"] = StageJson(stages);
       json["dequantize_into_pages_gigabytes_per_s"] = stages.dequantize_into_pages / kGigabyte;
+      AddFused(stages, &json);
       json["recommended"] = RecommendedJson(stages);
       break;
     }

@@ -57,6 +57,11 @@ TEST_P(BenchCommand, ReportsEveryFigureOfThePipeline) {
   for (const char* stage : {"network", "decode", "dequantize", "write"}) {
     EXPECT_GT(json.at("stage_alone_gigabytes_per_s").at(stage).get<double>(), 0) << stage;
   }
+  for (const char* key : {"segments", "median", "p99", "p99_to_median"}) {
+    EXPECT_GT(json.at("segment_latency_ms").at(key).get<double>(), 0) << key;
+  }
+  EXPECT_GT(json.at("fused_gigabytes_per_s").get<double>(), 0);
+  EXPECT_GT(json.at("fused_ratio").get<double>(), 0);
   EXPECT_TRUE(json.at("cores").is_array());
   EXPECT_EQ(json.at("device"), "mapped");
   EXPECT_EQ(json.at("emulated"), true);
@@ -73,6 +78,16 @@ INSTANTIATE_TEST_SUITE_P(
                     std::vector<std::string>{"--lossless", "deflate", "--store",
                                              "memory://?capacity=64MiB"},
                     std::vector<std::string>{"--pages", "rows", "--page-tokens", "16"}));
+
+TEST(BenchCommandTest, NoneIsFasterThanAnEmulatedLink) {
+  const Ran ran = RunSmall({"pipeline", "--profile", "raw", "--link", "0.5"});
+  ASSERT_EQ(ran.code, kExitDone) << ran.err;
+  const Json json = Json::parse(ran.out);
+  EXPECT_EQ(json.at("emulated_link_gigabits_per_s"), 0.5);
+  // 0.0625 GB/s, and what a window's edges add: loads that ended within it, begun before.
+  EXPECT_LT(json.at("stage_alone_gigabytes_per_s").at("network").get<double>(), 0.07);
+  EXPECT_LT(json.at("wire_gigabytes_per_s").get<double>(), 0.13);
+}
 
 TEST(BenchCommandTest, MeasuresEachPartAlone) {
   for (const char* verb : {"stages", "codec", "store"}) {

@@ -89,6 +89,9 @@ void AddOptions(CLI::App& app, BenchOptions& options, Words& words) {
                  "device of compressdev, for example compress_isal");
   app.add_option("--emulate", words.emulate,
                  "pipeline and stages: as fast as a card's decompression engine and memory: bf3");
+  app.add_option("--link", options.link_gigabits_per_s,
+                 "the store's objects arrive over an emulated link of so many Gbit/s")
+      ->check(CLI::Range(0.001, 10000.0));
   app.add_option("--format", words.format, "text or json (default text)");
   app.add_option("--pages", words.pages,
                  "form of the engine's pages: cpu-vec (vLLM on CPU) or rows (GPU) (default "

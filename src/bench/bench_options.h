@@ -28,6 +28,7 @@ struct BenchOptions {
   std::vector<int> cores;     // empty: not pinned
   std::string engine_device;  // of a compressdev codec engine; empty: software
   const CardProfile* card = nullptr;  // emulated; null: none
+  double link_gigabits_per_s = 0;     // emulated; 0: none
   BenchPages pages = BenchPages::kCpuVec;
   uint32_t page_tokens = 128;
   // The KV of an 8B model by default.

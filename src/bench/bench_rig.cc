@@ -10,6 +10,7 @@
 #include <future>
 #include <utility>
 
+#include "bench/emulated_link.h"
 #include "bench/kv_sample.h"
 #include "codec/plugin_engine.h"
 #include "store/store_table.h"
@@ -109,6 +110,9 @@ Status BenchRig::Start() {
   StoreOptions store_options;
   store_options.cpus = options_.cores;
   SS_TRY_ASSIGN(std::unique_ptr<Store> store, OpenStore(store_url_, store_options));
+  if (options_.link_gigabits_per_s > 0) {
+    SS_TRY_ASSIGN(store, MakeLinkedStore(std::move(store), options_.link_gigabits_per_s, &clock_));
+  }
   DataPlane::Options plane;
   plane.slab_bytes = kSlabBytesDefault;
   plane.save_slabs = SaveSlabs(kSlabBudgetDefault, kSlabBytesDefault, kSaveShareDefault);
@@ -326,6 +330,17 @@ void BenchRig::OnLoadDone(const LoadResult& result) {
   if (loading_ && load_status_.ok()) return PostLoad();
   --loads_inflight_;
   changed_.notify_all();
+}
+
+void BenchRig::OnSegmentLoaded(int64_t asked_ns) {
+  const int64_t latency_ns = clock_.NowNs() - asked_ns;
+  const std::lock_guard lock(mutex_);
+  if (latencies_ns_.size() < kLatenciesMax) latencies_ns_.push_back(latency_ns);
+}
+
+std::vector<int64_t> BenchRig::TakeLatencies() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(latencies_ns_, {});
 }
 
 bool BenchRig::LoadedPagesEqualSaved() const {

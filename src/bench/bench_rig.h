@@ -32,6 +32,7 @@ class BenchRig final : public PipelineEvents {
   static constexpr uint64_t kRankId = 1;
   // Loads in flight: one is always ready when another ends.
   static constexpr uint32_t kLoads = 2;
+  static constexpr size_t kLatenciesMax = 1 << 20;
 
   // `spare_cpus`: where an emulated engine may run.
   static Result<std::unique_ptr<BenchRig>> Create(const BenchOptions& options,
@@ -46,6 +47,9 @@ class BenchRig final : public PipelineEvents {
   // how they went.
   void StartLoads();
   Status StopLoads();
+  // From asking for a segment to its last value in the pages: of all that were loaded since the
+  // last call, kLatenciesMax at most.
+  std::vector<int64_t> TakeLatencies();
   // Whether every page of the last loads holds what was saved. REQUIRES: FillStore, StopLoads.
   bool LoadedPagesEqualSaved() const;
 
@@ -71,6 +75,7 @@ class BenchRig final : public PipelineEvents {
   const EmulatedMemory* emulated_memory() const { return emulated_memory_.get(); }
 
   void OnLoadDone(const LoadResult& result) override;
+  void OnSegmentLoaded(int64_t asked_ns) override;
   void OnSaveRead(uint64_t save_id, bool last) override;
   void OnSaveDone(const SaveResult& result) override;
 
@@ -107,6 +112,7 @@ class BenchRig final : public PipelineEvents {
   uint32_t loads_inflight_ = 0;
   bool loading_ = false;
   Status load_status_;
+  std::vector<int64_t> latencies_ns_;
   uint32_t saves_left_ = 0;
   uint32_t saves_dropped_ = 0;
 };

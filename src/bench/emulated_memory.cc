@@ -1,66 +1,26 @@
 #include "bench/emulated_memory.h"
 
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <string>
 #include <utility>
 
-#include "base/unique_fd.h"
+#include "bench/timed_store.h"
 
 namespace shadowserve {
 namespace {
 
-class ThrottledStore final : public Store {
+class ThrottledStore final : public TimedStore {
  public:
   ThrottledStore(std::unique_ptr<Store> inner, EmulatedMemory* memory)
-      : inner_(std::move(inner)), memory_(memory) {}
+      : TimedStore(std::move(inner)), memory_(memory) {}
 
-  Status Open() {
-    timer_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
-    epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
-    epoll_event event = {};
-    event.events = EPOLLIN;
-    const bool ok = timer_.valid() && epoll_.valid() &&
-                    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, timer_.get(), &event) == 0 &&
-                    (inner_->event_fd() < 0 ||
-                     epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, inner_->event_fd(), &event) == 0);
-    return ok ? OkStatus() : Status(StatusCode::kUnavailable, "emulated memory: no timer");
-  }
-
-  size_t Submit(std::span<const StoreRequest> requests) override {
-    return inner_->Submit(requests);
-  }
   size_t Poll(std::span<StoreCompletion> completions) override {
     const int64_t wait_ns = memory_->WaitNs();
-    if (wait_ns > 0 || armed_) Arm(wait_ns);
-    return wait_ns > 0 ? 0 : inner_->Poll(completions);
+    WakeIn(wait_ns);
+    return wait_ns > 0 ? 0 : inner().Poll(completions);
   }
-  // The inner store's and a timer's; while the memory is busy the first may be readable in vain.
-  int event_fd() const override { return epoll_.get(); }
-  bool MayContain(const ObjectName& name) const override { return inner_->MayContain(name); }
-  bool has_index() const override { return inner_->has_index(); }
-  Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
-    return inner_->List(visit);
-  }
-  StoreStats Stats() const override { return inner_->Stats(); }
-  std::string Describe() const override { return inner_->Describe(); }
 
  private:
-  // 0: disarms, and what has expired is forgotten.
-  void Arm(int64_t wait_ns) {
-    const itimerspec when = {{}, {wait_ns / kNsPerSecond, wait_ns % kNsPerSecond}};
-    (void)timerfd_settime(timer_.get(), 0, &when, nullptr);
-    armed_ = wait_ns > 0;
-  }
-
-  const std::unique_ptr<Store> inner_;
   EmulatedMemory* const memory_;
-  UniqueFd timer_;
-  UniqueFd epoll_;
-  bool armed_ = false;
 };
 
 }  // namespace

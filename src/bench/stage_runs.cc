@@ -72,6 +72,7 @@ class ComputeRun {
         }
       });
       rates.decode_on_cores = rates.decode;
+      rates.fused = FusedRate();
     } else {
       DecodeByEngine(&rates);
     }
@@ -154,8 +155,25 @@ class ComputeRun {
     return MedianRate(rig_, [&] {
       const Slot& next = slots_[slot++ % slots_.size()];
       SegmentReader reader = Open(next);
+      shape_ = rig_.ShapeOf(next.name);
       work(reader);
-      return rig_.ShapeOf(next.name).raw_bytes();
+      return shape_.raw_bytes();
+    });
+  }
+
+  double FusedRate() {
+    uint32_t chunk = core_;
+    return SegmentRate([&](SegmentReader& reader) {
+      while (DecodeNext(reader)) {
+        for (uint32_t i = 0; i < batch_.size(); ++i) {
+          block_ = batch_.block(i);
+          current_ = batch_.symbols(i);
+          AimAt(chunk % rig_.options().chunks, shape_, block_.range);
+          Dequantize(reader, shape_, true);
+        }
+      }
+      StoreFence();
+      ++chunk;
     });
   }
 
@@ -235,6 +253,7 @@ class ComputeRun {
   std::vector<std::byte> source_ = std::vector<std::byte>(kRun);
   BlockBatch batch_;
   BlockView block_;
+  SegmentShape shape_;
   uint32_t blocks_left_ = 0;
   std::span<const std::byte> current_;
   std::vector<PlanePiece> pieces_;
@@ -285,6 +304,7 @@ class StageRunner {
       rates->dequantize += one.dequantize;
       rates->dequantize_into_pages += one.dequantize_into_pages;
       rates->write += one.write;
+      rates->fused += one.fused;
     }
     uint64_t kv_bytes = 0;
     uint64_t wire_bytes = 0;
@@ -357,6 +377,10 @@ double StageRates::serial_bound() const {
 
 double StageRates::cores_bound() const {
   return cores / (1 / network + 1 / compute_of_one_core());
+}
+
+double StageRates::fused_ratio() const {
+  return fused * (1 / decode + 1 / dequantize_into_pages);
 }
 
 double StageRates::compute_of_one_core() const {

@@ -9,6 +9,10 @@
 //   dequantize  a decoded block into page form, target in cache
 //   write       a block in cache to pages in memory, without a conversion
 //
+// and what the pipeline makes of the last three:
+//
+//   fused       checksum, decoding and dequantizing into pages, block by block while it is in cache
+//
 // All figures are KV bytes (the values in the pages) per second, 1e9 bytes to the gigabyte.
 #ifndef SHADOWSERVE_BENCH_STAGE_RUNS_H_
 #define SHADOWSERVE_BENCH_STAGE_RUNS_H_
@@ -28,6 +32,7 @@ struct StageRates {
   double decode_on_cores = 0;
   // What the `mapped` device does in place of the last two: one pass from symbols into pages.
   double dequantize_into_pages = 0;
+  double fused = 0;  // 0 with an emulated engine
   double kv_bytes_per_wire_byte = 0;
   uint32_t cores = 1;
 
@@ -37,6 +42,8 @@ struct StageRates {
   double serial_bound() const;
   // The same with what `mapped` does in place of the last two stages.
   double cores_bound() const;
+  // `fused` against decoding all, and then dequantizing all into pages, each at its rate alone.
+  double fused_ratio() const;
   // KV bytes per second that one core decodes, dequantizes and writes into pages.
   double compute_of_one_core() const;
   // Threads that decode beside the network's before that one is the limit; the network's own

@@ -60,6 +60,9 @@ class PipelineEvents {
   virtual ~PipelineEvents() = default;
   // Exactly once per accepted load: nothing of it reads or writes anything any more.
   virtual void OnLoadDone(const LoadResult& result) = 0;
+  // All values of a segment, whose bytes were asked for then, are in the pages or in its join's
+  // staging slab. For measurements.
+  virtual void OnSegmentLoaded(int64_t /*asked_ns*/) {}
   // The pages of this save were read (wholly, or as far as the part under work when not `last`):
   // were they held? Answered by SavePipeline::Confirm. `last`: they are read no more.
   virtual void OnSaveRead(uint64_t save_id, bool last) = 0;

@@ -213,6 +213,7 @@ void FetchPipeline::OnStep(Part* part) {
   } else if (job.complete && part->reads_left == 0) {
     part->join->load->kv_bytes += job.cursor.kv_bytes;
     metrics_->kv_bytes[DirectionLabel::kIn].Add(job.cursor.kv_bytes);
+    events_->OnSegmentLoaded(part->asked_ns);
     FinishPart(part);
   }
 }
