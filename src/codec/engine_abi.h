@@ -17,8 +17,8 @@ enum { kEngineAbiOk = 0, kEngineAbiCorrupt = 1, kEngineAbiUnavailable = 2 };
 
 struct EngineAbiConfig {
   const char* device;
-  uint32_t queues;
-  uint32_t depth;  // of each
+  uint32_t queues;  // at most; where the device has fewer, those
+  uint32_t depth;   // of each
 };
 
 struct EngineAbiLimits {

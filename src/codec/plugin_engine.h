@@ -17,8 +17,8 @@ constexpr const char* kCompressdevPlugin = "libshadowserve_compressdev.so";
 struct PluginEngineOptions {
   std::string library = {};  // path; empty: kCompressdevPlugin beside the program
   std::string device = {};   // as the plug-in names it
-  uint32_t queues = 1;
-  uint32_t depth = 64;  // operations in flight per queue
+  uint32_t queues = 1;       // at most: the device may have fewer
+  uint32_t depth = 64;       // operations in flight per queue
 };
 
 // The plug-in stays loaded for good. Errors are one line: kUnsupported when it is not there or of

@@ -6,6 +6,11 @@
 // views of the caller's memory, no byte is copied. A software driver does all of its work inside of
 // its enqueue call, so a thread of its own stands behind each queue; a real device is polled.
 //
+// A queue is a queue pair with a transform, operations and mbufs of its own, all made when the
+// engine is opened: queues of different threads share nothing but the driver, which asks for no
+// more than one thread per queue pair. None of these threads is EAL's: pools have no caches per
+// lcore, and nothing is taken from one after the start.
+//
 // What can be promised of memory: an operation that came back touches nothing any more. Of those
 // that did not come back, Stop waits for some time, then takes the device down: a real one
 // loses its queue pairs, after which it moves no byte. Only a software driver's thread that never
@@ -30,6 +35,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,7 +48,7 @@ namespace {
 
 // An mbuf's segment: its length is 16 bits wide.
 constexpr uint32_t kOpBytesMax = std::numeric_limits<uint16_t>::max();
-constexpr uint32_t kQueuesMax = 16;
+constexpr uint32_t kQueuesMax = 16;  // what EAL's heap has room for, with software drivers
 constexpr uint32_t kDepthMax = 1024;
 constexpr uint8_t kWindowBits = 15;
 // How long operations may take to come home when the engine is stopped.
@@ -143,6 +149,7 @@ struct Engine {
   bool started = false;
   bool stopped = false;
   rte_device* bus_device = nullptr;  // of a real one
+  std::mutex mutex;                  // guards Queue::taken and lost
   std::vector<std::unique_ptr<Queue>> queues;
 };
 
@@ -337,14 +344,13 @@ int FindDevice(Engine* engine, char* error, size_t error_bytes) {
   return 0;
 }
 
-int CheckDevice(Engine* engine, const EngineAbiConfig& config, char* error, size_t error_bytes) {
+// Leaves of the `queues` that are wanted those that there are.
+int CheckDevice(Engine* engine, uint32_t* queues, char* error, size_t error_bytes) {
   rte_compressdev_info info = {};
   rte_compressdev_info_get(engine->id, &info);
   engine->software = (info.feature_flags & RTE_COMPDEV_FF_HW_ACCELERATED) == 0;
-  if (info.max_nb_queue_pairs != 0 && config.queues > info.max_nb_queue_pairs) {
-    return Refuse(error, error_bytes, "it has %u queues, %u are needed", info.max_nb_queue_pairs,
-                  config.queues);
-  }
+  *queues = std::min(*queues, kQueuesMax);
+  if (info.max_nb_queue_pairs != 0) *queues = std::min<uint32_t>(*queues, info.max_nb_queue_pairs);
   const rte_compressdev_capabilities* deflate =
       rte_compressdev_capability_get(engine->id, RTE_COMP_ALGO_DEFLATE);
   if (deflate == nullptr) return Refuse(error, error_bytes, "it does not know Deflate");
@@ -477,10 +483,9 @@ void Close(void* handle) {
 
 void* Open(const EngineAbiConfig* config, EngineAbiLimits* limits, char* error,
            size_t error_bytes) {
-  if (config->queues == 0 || config->queues > kQueuesMax || config->depth == 0 ||
-      config->depth > kDepthMax) {
-    Refuse(error, error_bytes, "%u queues of %u operations are outside 1 to %u queues of 1 to %u",
-           config->queues, config->depth, kQueuesMax, kDepthMax);
+  if (config->queues == 0 || config->depth == 0 || config->depth > kDepthMax) {
+    Refuse(error, error_bytes, "%u queues of %u operations are not 1 or more of 1 to %u",
+           config->queues, config->depth, kDepthMax);
     return nullptr;
   }
   auto engine = std::make_unique<Engine>();
@@ -493,8 +498,9 @@ void* Open(const EngineAbiConfig* config, EngineAbiLimits* limits, char* error,
     }
     eal.in_use[engine->id] = true;
   }
-  if (CheckDevice(engine.get(), *config, error, error_bytes) != 0 ||
-      StartDevice(engine.get(), *config, error, error_bytes) != 0) {
+  EngineAbiConfig granted = *config;
+  if (CheckDevice(engine.get(), &granted.queues, error, error_bytes) != 0 ||
+      StartDevice(engine.get(), granted, error, error_bytes) != 0) {
     if (Stop(engine.get()) == 1) Close(engine.release());
     return nullptr;
   }
@@ -532,6 +538,7 @@ void RemoveMemory(void* handle, void* begin, uint64_t bytes) {
 void* OpenQueue(void* handle) {
   auto* engine = static_cast<Engine*>(handle);
   if (engine->stopped) return nullptr;
+  const std::lock_guard lock(engine->mutex);
   for (const auto& queue : engine->queues) {
     if (queue->taken || queue->lost) continue;
     if (engine->software && !StartThread(queue.get())) return nullptr;
@@ -544,6 +551,7 @@ void* OpenQueue(void* handle) {
 void CloseQueue(void* handle) {
   auto* queue = static_cast<Queue*>(handle);
   const bool quiet = queue->idle() && StopThread(queue);
+  const std::lock_guard lock(queue->engine->mutex);
   queue->lost = !quiet;
   queue->taken = false;
 }

@@ -7,6 +7,8 @@
 
 #include <cstdio>
 #include <cstring>
+#include <deque>
+#include <mutex>
 #include <string_view>
 #include <vector>
 
@@ -14,12 +16,20 @@
 
 namespace {
 
+struct Engine;
+
+struct Queue {
+  Engine* engine = nullptr;
+  bool open = false;  // guarded by its engine's mutex
+  std::vector<EngineAbiDone> done;
+};
+
 struct Engine {
   std::string_view device;
   uint32_t depth = 0;
-  bool queue_open = false;
   bool stopped = false;
-  std::vector<EngineAbiDone> done;
+  std::mutex mutex;
+  std::deque<Queue> queues;
 };
 
 constexpr const char* kDevices[] = {"good", "failing", "silent", "boundless"};
@@ -31,6 +41,8 @@ void* Open(const EngineAbiConfig* config, EngineAbiLimits* limits, char* error,
     auto* engine = new Engine;
     engine->device = device;
     engine->depth = config->depth;
+    engine->queues.resize(config->queues);
+    for (Queue& queue : engine->queues) queue.engine = engine;
     *limits = {65'535, engine->device == "boundless" ? 1'000'000 : config->depth};
     return engine;
   }
@@ -48,13 +60,19 @@ void RemoveMemory(void*, void*, uint64_t) {}
 
 void* OpenQueue(void* handle) {
   auto* engine = static_cast<Engine*>(handle);
-  if (engine->queue_open || engine->stopped) return nullptr;
-  engine->queue_open = true;
-  return engine;
+  const std::lock_guard lock(engine->mutex);
+  for (Queue& queue : engine->queues) {
+    if (queue.open || engine->stopped) continue;
+    queue.open = true;
+    return &queue;
+  }
+  return nullptr;
 }
 
 void CloseQueue(void* handle) {
-  static_cast<Engine*>(handle)->queue_open = false;
+  auto* queue = static_cast<Queue*>(handle);
+  const std::lock_guard lock(queue->engine->mutex);
+  queue->open = false;
 }
 
 uint32_t Inflate(const EngineAbiOp& op) {
@@ -71,9 +89,10 @@ uint32_t Inflate(const EngineAbiOp& op) {
 }
 
 uint32_t Submit(void* handle, const EngineAbiOp* ops, uint32_t count) {
-  auto* engine = static_cast<Engine*>(handle);
+  auto* queue = static_cast<Queue*>(handle);
+  const Engine* engine = queue->engine;
   uint32_t taken = 0;
-  for (; taken < count && engine->done.size() < engine->depth && !engine->stopped; ++taken) {
+  for (; taken < count && queue->done.size() < engine->depth && !engine->stopped; ++taken) {
     const EngineAbiOp& op = ops[taken];
     if (op.coded_bytes == 0 || op.symbol_bytes == 0 || op.coded_bytes > 65'535 ||
         op.symbol_bytes > 65'535) {
@@ -81,18 +100,18 @@ uint32_t Submit(void* handle, const EngineAbiOp* ops, uint32_t count) {
     }
     const uint32_t status =
         engine->device == "good" ? Inflate(op) : uint32_t{kEngineAbiUnavailable};
-    engine->done.push_back({op.tag, status, 0});
+    queue->done.push_back({op.tag, status, 0});
   }
   return taken;
 }
 
 uint32_t Poll(void* handle, EngineAbiDone* done, uint32_t count) {
-  auto* engine = static_cast<Engine*>(handle);
-  if (engine->device == "silent") return 0;
+  auto* queue = static_cast<Queue*>(handle);
+  if (queue->engine->device == "silent") return 0;
   uint32_t got = 0;
-  for (; got < count && !engine->done.empty(); ++got) {
-    done[got] = engine->done.back();
-    engine->done.pop_back();
+  for (; got < count && !queue->done.empty(); ++got) {
+    done[got] = queue->done.back();
+    queue->done.pop_back();
   }
   return got;
 }
