@@ -119,9 +119,10 @@ class WiredDaemon final : public Daemon {
     if (config.codec_engine != kCompressdevEngine) return OkStatus();
     SS_TRY_ASSIGN(codec_engine_, OpenPluginEngine({.library = config.codec_engine_library,
                                                    .device = config.codec_engine_device,
+                                                   .queues = DataPlane::Threads(config.cores),
                                                    .depth = EnginePort::kDepthMax}));
     const EngineLimits limits = codec_engine_->limits();
-    Log(LogLevel::kInfo, "codec engine {}: {} operations of up to {} bytes",
+    Log(LogLevel::kInfo, "codec engine {}: {} operations of up to {} bytes for each thread",
         codec_engine_->Describe(), limits.depth, limits.op_bytes_max);
     if (config.codec_lossless != CodecId::kDeflate) {
       Log(LogLevel::kWarn,

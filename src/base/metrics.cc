@@ -101,7 +101,8 @@ void AddMemoryAndSaveRows(const Metrics& metrics, RowList& rows) {
 
 void AddCodecEngineRows(const Metrics& metrics, RowList& rows) {
   rows.Add("shadowserve_codec_engine_up", MetricType::kGauge,
-           "1 while a hardware codec engine answers; 0 when none is configured, or it is gone.",
+           "1 while a hardware codec engine answers; 0 when none is configured, or it is gone for "
+           "a thread.",
            metrics.codec_engine_up);
   rows.Add("shadowserve_codec_engine_inflight", MetricType::kGauge,
            "Blocks at the codec engine at this moment.", metrics.codec_engine_inflight);

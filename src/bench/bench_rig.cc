@@ -121,6 +121,7 @@ Status BenchRig::Start() {
   plane.fetch.joins_inflight_max = options_.joins;
   if (!options_.engine_device.empty()) {
     SS_TRY_ASSIGN(codec_engine_, OpenPluginEngine({.device = options_.engine_device,
+                                                   .queues = DataPlane::Threads(options_.cores),
                                                    .depth = EnginePort::kDepthMax}));
     plane.fetch.engine = codec_engine_.get();
   }

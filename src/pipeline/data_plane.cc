@@ -14,8 +14,6 @@ namespace {
 
 // Longest sleep: bounds how late a deadline without a descriptor is noticed after a clock jump.
 constexpr int64_t kWaitMaxNs = kNsPerSecond;
-// While a codec engine, which has no descriptor, works on blocks: it takes about as long for one.
-constexpr int64_t kEngineWaitNs = 20'000;
 
 }  // namespace
 
@@ -36,20 +34,35 @@ Result<std::unique_ptr<DataPlane>> DataPlane::Create(const Options& options,
                 SlabPool::Create("fetch", options.slab_bytes, options.fetch_slabs));
   SS_TRY_ASSIGN(plane->save_slabs_,
                 SlabPool::Create("save", options.slab_bytes, options.save_slabs));
-  // An engine's blocks are one thread's.
-  if (options.cpus.size() > 1 && options.fetch.engine == nullptr) {
-    SS_TRY_ASSIGN(plane->crew_, DecodeCrew::Create(std::span(options.cpus).subspan(1), options.keys,
-                                                   options.cipher, metrics, clock));
-  }
-  SS_TRY_ASSIGN(plane->fetch_,
-                FetchPipeline::Create(options.fetch, plane->fetch_slabs_.get(), &plane->store_port_,
-                                      &plane->transfers_, metrics, clock, events, plane->seal(),
-                                      plane->crew_.get()));
+  SS_TRY(plane->MakeFetch(options, metrics, events));
   SS_TRY_ASSIGN(plane->save_, SavePipeline::Create(plane->save_slabs_.get(), &plane->store_port_,
                                                    &plane->transfers_, metrics, clock, events,
                                                    plane->seal(), &plane->quota_));
   if (!options.cpus.empty()) plane->cpus_ = {options.cpus[0]};
   return plane;
+}
+
+Status DataPlane::MakeFetch(const Options& options, Metrics* metrics, PipelineEvents* events) {
+  BlockEngine* const engine = options.fetch.engine;
+  SS_TRY_ASSIGN(wire_, LentMemory::Lend(engine, fetch_slabs_->memory()));
+  const uint32_t threads = Threads(options.cpus);
+  uint32_t queues = 0;
+  if (options.cpus.size() > 1) {
+    SS_TRY_ASSIGN(
+        crew_, DecodeCrew::Create(std::span(options.cpus).subspan(1), options.keys, options.cipher,
+                                  metrics, clock_, options.fetch.engine_port()));
+    queues += crew_->engine_threads();
+  }
+  SS_TRY_ASSIGN(fetch_,
+                FetchPipeline::Create(options.fetch, fetch_slabs_.get(), &store_port_, &transfers_,
+                                      metrics, clock_, events, seal(), crew_.get()));
+  queues += fetch_->has_engine() ? 1 : 0;
+  if (engine != nullptr && queues < threads) {
+    Log(LogLevel::kWarn,
+        "codec engine {} has queues for {} of {} threads; the others decode in software",
+        engine->Describe(), queues, threads);
+  }
+  return OkStatus();
 }
 
 DataPlane::~DataPlane() {
@@ -124,7 +137,7 @@ void DataPlane::Wait() {
   if (!transfers_.idle()) return;
   const int64_t now_ns = clock_->NowNs();
   const int64_t deadline_ns = std::min(fetch_->next_deadline_ns(), save_->next_deadline_ns());
-  const int64_t longest_ns = fetch_->engine_busy() ? kEngineWaitNs : kWaitMaxNs;
+  const int64_t longest_ns = fetch_->engine_busy() ? EnginePort::kPollNs : kWaitMaxNs;
   const int64_t wait_ns = std::clamp(deadline_ns - now_ns, int64_t{0}, longest_ns);
   // A negative descriptor is skipped.
   pollfd entries[] = {{mailbox_.fd(), POLLIN, 0},

@@ -1,5 +1,7 @@
 // The data plane's thread: owns the store, the slabs, the devices and both pipelines. With several
-// cores it has the first to itself, and each other one has a thread that decodes (DecodeCrew).
+// cores it has the first to itself, and each other one has a thread that decodes (DecodeCrew). A
+// codec engine serves them all, each by a queue of its own; with fewer queues than threads, those
+// of further cores come first, and who has none decodes in software.
 //
 //   mailbox -> lookups -> store -> transfers -> fetch (admit, compute step) -> save (one step, if
 //   nothing of that moved)
@@ -10,6 +12,7 @@
 #ifndef SHADOWSERVE_PIPELINE_DATA_PLANE_H_
 #define SHADOWSERVE_PIPELINE_DATA_PLANE_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -47,6 +50,11 @@ class DataPlane {
     // A thread for each, pinned to it. Empty: one thread, not pinned.
     std::vector<int> cpus;
   };
+
+  // That decode, on these CPUs (Options::cpus): a codec engine needs a queue for each.
+  static uint32_t Threads(const std::vector<int>& cpus) {
+    return std::max(1U, static_cast<uint32_t>(cpus.size()));
+  }
 
   // Pointers outlive the data plane. Events are called on its thread.
   static Result<std::unique_ptr<DataPlane>> Create(const Options& options,
@@ -93,6 +101,7 @@ class DataPlane {
         lookup_(&store_port_),
         quota_(quota, clock) {}
 
+  Status MakeFetch(const Options& options, Metrics* metrics, PipelineEvents* events);
   void Run();
   bool Turn();
   bool FinishLeaving();
@@ -111,6 +120,7 @@ class DataPlane {
   std::unique_ptr<SlabPool> save_slabs_;
   std::unordered_map<uint64_t, std::unique_ptr<RankMemory>> ranks_;
   std::vector<Leaving> leaving_;
+  LentMemory wire_;                   // fetch_slabs_', to the codec engine
   std::unique_ptr<DecodeCrew> crew_;  // null with one core
   std::unique_ptr<FetchPipeline> fetch_;
   std::unique_ptr<SavePipeline> save_;

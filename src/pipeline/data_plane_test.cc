@@ -7,6 +7,7 @@
 #include <future>
 #include <numeric>
 
+#include "codec/fake_engine_testing.h"
 #include "pipeline/pipeline_testing.h"
 
 namespace shadowserve::testing::data_plane_test {
@@ -21,8 +22,10 @@ class DataPlaneTest : public ::testing::Test, public PipelineEvents {
  protected:
   static constexpr uint32_t kPages = 64;
 
-  void Open(std::vector<int> cpus) {
+  void Open(std::vector<int> cpus, BlockEngine* engine = nullptr) {
     DataPlane::Options options;
+    options.fetch.engine = engine;
+    options.fetch.engine_answer_ns = 60 * kNsPerSecond;
     options.slab_bytes = uint64_t{5} << 20;
     options.fetch_slabs = 8;
     options.save_slabs = 4;
@@ -34,14 +37,29 @@ class DataPlaneTest : public ::testing::Test, public PipelineEvents {
     memory_.Fill(9);
     plane_->Start();
   }
-  void TearDown() override { plane_->Stop(); }
+  void TearDown() override {
+    if (plane_ != nullptr) plane_->Stop();
+  }
+  // Once: a load's end is told once.
+  void SaveAndLoadTenChunks() {
+    ASSERT_TRUE(plane_->Post([this] { StartSave(1, 0); }));
+    WaitForSaves(1);
+    std::vector<uint32_t> pages(20);
+    std::iota(pages.begin(), pages.end(), 4);
+    ASSERT_TRUE(plane_->Post([&] { StartLoad(2, pages); }));
+    const LoadResult result = WaitForLoad();
+    EXPECT_TRUE(result.status.ok()) << result.status.ToString();
+    for (uint32_t page = 4; page < 24; page += 2) {
+      ASSERT_TRUE(SameTokens(memory_, {0, 1}, memory_, {page, page + 1}, 0, 256)) << page;
+    }
+  }
 
   // On the data plane's thread.
   void StartSave(uint64_t id, uint32_t key) {
     SaveSpec spec;
     spec.save_id = id;
     spec.rank = memory_.rank.get();
-    spec.form = kForm;
+    spec.form = form_;
     spec.key = KeyOf(key);
     spec.pages = {0, 1};
     EXPECT_TRUE(plane_->save().Start(std::move(spec)).ok());
@@ -50,7 +68,7 @@ class DataPlaneTest : public ::testing::Test, public PipelineEvents {
     LoadSpec spec;
     spec.load_id = id;
     spec.rank = memory_.rank.get();
-    spec.form = kForm;
+    spec.form = form_;
     spec.keys.assign(pages.size() / 2, KeyOf(0));
     spec.pages = std::move(pages);
     spec.granted = true;
@@ -84,6 +102,7 @@ class DataPlaneTest : public ::testing::Test, public PipelineEvents {
 
   SteadyClock clock_;
   Metrics metrics_;
+  StoredForm form_ = kForm;
   EngineMemory memory_{kShape, 128, kPages, Form::kCpuVec, true};
   std::promise<LoadResult> loaded_;
   int64_t loaded_ns_ = 0;
@@ -99,6 +118,30 @@ TEST_F(DataPlaneTest, OnSeveralCoresItSleepsUntilAStepComesBack) {
   const LoadResult result = WaitForLoad();
   EXPECT_TRUE(result.status.ok()) << result.status.ToString();
   EXPECT_TRUE(SameTokens(memory_, {0, 1}, memory_, {2, 3}, 0, 256));
+}
+
+TEST_F(DataPlaneTest, ACodecEngineHasAQueueForEveryCore) {
+  FakeEngine engine({65'535, 16}, 3);
+  engine.faults = {.hold = 50, .reorder = true};
+  form_ = {Profile::kLossless, CodecId::kDeflate};
+  Open(CrewCpus(3), &engine);
+  EXPECT_EQ(engine.open_queues(), 3u);
+  SaveAndLoadTenChunks();
+  EXPECT_EQ(metrics_.codec_engine_blocks.value(), 10 * BlockCount(SegmentShapeOf(kShape, 0, 0)));
+  plane_.reset();
+  EXPECT_EQ(engine.open_queues(), 0u);
+  EXPECT_TRUE(engine.memory.empty());
+}
+
+TEST_F(DataPlaneTest, CoresBeyondTheQueuesOfACodecEngineDecodeInSoftware) {
+  FakeEngine engine({65'535, 16}, 1);
+  form_ = {Profile::kLossless, CodecId::kDeflate};
+  Open(CrewCpus(3), &engine);
+  EXPECT_EQ(engine.memory.size(), 2u);
+  SaveAndLoadTenChunks();
+  EXPECT_EQ(metrics_.codec_engine_up.value(), 1);
+  plane_.reset();
+  EXPECT_TRUE(engine.memory.empty());
 }
 
 TEST_F(DataPlaneTest, SavesWaitWhileFetchesHaveWork) {

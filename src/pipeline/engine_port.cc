@@ -4,10 +4,12 @@
 #include <array>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "base/log.h"
 #include "base/units.h"
 #include "format/kv_layout.h"
+#include "pipeline/stage_work.h"
 
 namespace shadowserve {
 namespace {
@@ -25,6 +27,28 @@ uint64_t TagOf(uint32_t index, uint32_t round) {
 
 }  // namespace
 
+Result<LentMemory> LentMemory::Lend(BlockEngine* engine, std::span<std::byte> memory) {
+  LentMemory lent;
+  if (engine == nullptr) return lent;
+  SS_TRY(engine->AddMemory(memory));
+  lent.engine_ = engine;
+  lent.memory_ = memory;
+  return lent;
+}
+
+LentMemory::~LentMemory() {
+  if (engine_ != nullptr) engine_->RemoveMemory(memory_);
+}
+
+LentMemory::LentMemory(LentMemory&& other) noexcept
+    : engine_(std::exchange(other.engine_, nullptr)), memory_(other.memory_) {}
+
+LentMemory& LentMemory::operator=(LentMemory&& other) noexcept {
+  std::swap(engine_, other.engine_);
+  std::swap(memory_, other.memory_);
+  return *this;
+}
+
 Result<std::unique_ptr<EnginePort>> EnginePort::Create(const Options& options, Metrics* metrics) {
   const EngineLimits limits = options.engine->limits();
   if (limits.op_bytes_max < kBlockSymbolsTarget || limits.depth == 0) {
@@ -35,17 +59,11 @@ Result<std::unique_ptr<EnginePort>> EnginePort::Create(const Options& options, M
                                                 std::to_string(kBlockSymbolsTarget));
   }
   auto port = std::unique_ptr<EnginePort>(new EnginePort(options, metrics));
+  SS_TRY_ASSIGN(std::unique_ptr<EngineQueue> queue, options.engine->OpenQueue());
   const uint32_t depth = std::min(limits.depth, kDepthMax);
   SS_TRY_ASSIGN(port->arena_, Region::Create(depth * kRoomBytes));
-  SS_TRY(options.engine->AddMemory(port->arena_.bytes()));
-  if (!options.wire.empty()) {
-    if (Status added = options.engine->AddMemory(options.wire); !added.ok()) {
-      options.engine->RemoveMemory(port->arena_.bytes());
-      return added;
-    }
-  }
-  port->memory_added_ = true;
-  SS_TRY_ASSIGN(port->queue_, options.engine->OpenQueue());
+  SS_TRY_ASSIGN(port->lent_, LentMemory::Lend(options.engine, port->arena_.bytes()));
+  port->queue_ = std::move(queue);
   port->slots_.resize(depth);
   port->free_.reserve(depth);
   port->waiting_.reserve(depth);
@@ -59,18 +77,15 @@ Result<std::unique_ptr<EnginePort>> EnginePort::Create(const Options& options, M
 }
 
 EnginePort::~EnginePort() {
+  if (queue_ == nullptr) return;
   // Whoever used the port has abandoned what it had, so only a gone engine has something left.
   if (gone_ || out_ > 0) {
     SS_CHECK(
         options_.engine->Stop(),
         "the codec engine does not stop, and the memory that it may write to is to be unmapped");
   }
-  queue_.reset();
-  if (!memory_added_) return;
-  options_.engine->RemoveMemory(arena_.bytes());
-  if (!options_.wire.empty()) options_.engine->RemoveMemory(options_.wire);
   metrics_->codec_engine_up.Set(0);
-  metrics_->codec_engine_inflight.Set(0);
+  metrics_->codec_engine_inflight.Add(-counted_);
 }
 
 bool EnginePort::Takes(const BlockView& block) {
@@ -237,8 +252,9 @@ void EnginePort::Abandon(Client* client) {
 void EnginePort::GoneBecause(std::string_view why) {
   gone_ = true;
   metrics_->codec_engine_up.Set(0);
-  Log(LogLevel::kWarn, "codec engine {} is gone: {}; {} blocks and all later ones go to software",
-      options_.engine->Describe(), why, out_ + waiting_.size());
+  Log(LogLevel::kWarn,
+      "codec engine {} is gone: {}; {} blocks and all later ones of thread {} go to software",
+      options_.engine->Describe(), why, out_ + waiting_.size(), trace_thread);
   waiting_.clear();
   for (uint32_t index = 0; index < slots_.size(); ++index) {
     Slot& slot = slots_[index];
@@ -250,7 +266,8 @@ void EnginePort::GoneBecause(std::string_view why) {
 }
 
 void EnginePort::CountInflight() {
-  metrics_->codec_engine_inflight.Set(gone_ ? 0 : static_cast<int64_t>(out_ + waiting_.size()));
+  const int64_t inflight = gone_ ? 0 : static_cast<int64_t>(out_ + waiting_.size());
+  metrics_->codec_engine_inflight.Add(inflight - std::exchange(counted_, inflight));
 }
 
 }  // namespace shadowserve

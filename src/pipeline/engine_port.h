@@ -1,4 +1,5 @@
-// Blocks on their way through a codec engine, and the buffers that it decodes them into.
+// Blocks of one thread on their way through its queue of a codec engine, and the buffers that it
+// decodes them into.
 //
 // There are as many SLOTS as the engine takes operations: one decoded block each, in memory that is
 // made at start. A block holds its slot from Submit until Release, so that decoded blocks wait for
@@ -6,12 +7,13 @@
 // list.
 //
 // The engine is not trusted to answer. One that has not completed an operation within `answer_ns`,
-// or that completes what was not asked, is GONE for good: what is outstanding finishes undecoded
-// (software decodes it from the wire bytes, which are still there), and none of its slots is used
-// again. So a late write lands in memory that nobody reads. A late read may see whatever came into
-// the wire slab since, which only shapes such a write. Before the memory goes, a gone engine is
-// stopped; if that fails the process ends, which is better than memory that is given back and then
-// written to.
+// or that completes what was not asked, is GONE for this port, for good: what is outstanding
+// finishes undecoded (software decodes it from the wire bytes, which are still there), and none of
+// its slots is used again. So a late write lands in memory that nobody reads. A late read may see
+// whatever came into the wire slab since, which only shapes such a write. Ports of other threads
+// find out for themselves. Before the memory goes, an engine that is gone for any port is stopped;
+// if that fails the process ends, which is better than memory that is given back and then written
+// to.
 //
 // Owner thread: one. Steady state allocates nothing.
 #ifndef SHADOWSERVE_PIPELINE_ENGINE_PORT_H_
@@ -33,14 +35,33 @@
 
 namespace shadowserve {
 
+// Memory that an engine knows (BlockEngine::AddMemory) while this lives: longer than every port
+// with operations in it, since only their end stops an engine that is gone.
+class LentMemory {
+ public:
+  LentMemory() = default;
+  // `engine` outlives it; null lends to nobody.
+  static Result<LentMemory> Lend(BlockEngine* engine, std::span<std::byte> memory);
+  ~LentMemory();
+  LentMemory(LentMemory&& other) noexcept;
+  LentMemory& operator=(LentMemory&& other) noexcept;
+
+ private:
+  BlockEngine* engine_ = nullptr;
+  std::span<std::byte> memory_;
+};
+
 class EnginePort {
  public:
   static constexpr uint32_t kDepthMax = 64;
   static constexpr uint32_t kNoSlot = UINT32_MAX;
+  // How long a thread without other work leaves its engine alone, which has no descriptor to wait
+  // on: about what a block takes.
+  static constexpr int64_t kPollNs = 20'000;
 
   struct Options {
-    BlockEngine* engine = nullptr;         // null: software alone
-    std::span<std::byte> wire = {};        // where coded bytes lie; outlives the port
+    // Knows the memory in which coded bytes lie. Null: software alone.
+    BlockEngine* engine = nullptr;
     int64_t answer_ns = kNsPerSecond / 4;  // the longest that an operation may take
   };
 
@@ -57,9 +78,12 @@ class EnginePort {
     std::span<const std::byte> symbols;
   };
 
-  // kUnsupported when the engine's operations are too small for this format's blocks.
+  // With a queue of its own. kUnsupported when the engine's operations are too small for this
+  // format's blocks, kExhausted when it has no further queue.
   static Result<std::unique_ptr<EnginePort>> Create(const Options& options, Metrics* metrics);
-  ~EnginePort();  // REQUIRES: no client has blocks. Stops an engine that is gone.
+  // Stops an engine that is gone. REQUIRES: no client has blocks, and no other thread is inside of
+  // its own port.
+  ~EnginePort();
   EnginePort(const EnginePort&) = delete;
   EnginePort& operator=(const EnginePort&) = delete;
 
@@ -110,15 +134,16 @@ class EnginePort {
   Metrics* metrics_;
   SteadyClock clock_;  // of the engine's answers: real also where the pipeline's clock is not
   Region arena_;
-  std::unique_ptr<EngineQueue> queue_;
+  LentMemory lent_;                     // arena_
+  std::unique_ptr<EngineQueue> queue_;  // null: Create failed
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;
   std::vector<uint32_t> waiting_;  // submitted, not with the engine yet
   uint32_t out_ = 0;               // with the engine
+  int64_t counted_ = 0;            // of these, in the gauge that all ports share
   int64_t polled_ns_ = 0;          // when somebody last looked
   // Time in which the engine was looked at: a pause of the whole process is not the engine's fault.
   int64_t watched_ns_ = 0;
-  bool memory_added_ = false;
   bool gone_ = false;
 };
 

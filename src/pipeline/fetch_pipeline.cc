@@ -17,10 +17,8 @@ Result<std::unique_ptr<FetchPipeline>> FetchPipeline::Create(
     Metrics* metrics, const Clock* clock, PipelineEvents* events, Seal* seal, DecodeCrew* crew) {
   auto pipeline = std::unique_ptr<FetchPipeline>(
       new FetchPipeline(options, slabs, store, transfers, metrics, clock, events, seal, crew));
-  SS_CHECK(options.engine == nullptr || crew == nullptr, "an engine's blocks are one thread's");
-  SS_TRY_ASSIGN(pipeline->decoder_, SegmentDecoder::Create(metrics, clock, seal,
-                                                           {options.engine, slabs->memory(),
-                                                            options.engine_answer_ns}));
+  SS_TRY_ASSIGN(pipeline->decoder_,
+                SegmentDecoder::Create(metrics, clock, seal, options.engine_port()));
   // A join holds at least one slab, so there are never more joins than slabs.
   pipeline->joins_.resize(std::min(options.joins_inflight_max, slabs->slab_count()));
   for (Join& join : pipeline->joins_) pipeline->free_joins_.push_back(&join);
@@ -293,7 +291,7 @@ void FetchPipeline::Fail(Load* load, Status status) {
     // What has arrived goes now; reads, steps and transfers in flight come home.
     for (Part& part : std::span(join.parts).first(join.part_count)) {
       Dequeue(&part);
-      decoder_->Abandon(&part.job.cursor);
+      if (!part.lent) decoder_->Abandon(&part.job.cursor);
       if (!part.marker_asked) --part.reads_left, --join.asks_left, part.marker_asked = true;
       if (!part.segment_asked) --part.reads_left, --join.asks_left, part.segment_asked = true;
       if (!part.in_flight() && !part.done) {

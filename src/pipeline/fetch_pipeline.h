@@ -20,7 +20,8 @@
 //
 // With a DecodeCrew (several cores) steps of different segments are decoded side by side; this
 // thread asks the store, hands out the steps, and decodes one itself only when the crew has its
-// hands full.
+// hands full. With a codec engine every thread has its own queue of it: a segment changes threads
+// only while none of its blocks is with the engine.
 //
 // Fencing: after OnLoadDone nothing of a load touches a page. A cancelled load first lets reads of
 // the store, steps of the crew and transfers in flight come home.
@@ -48,8 +49,6 @@ namespace shadowserve {
 class FetchPipeline final : public StoreListener, public TransferListener {
  public:
   static constexpr size_t kLoadsMax = 4096;
-  // Blocks per step: about 0.2 ms of work, the longest that anything else waits.
-  static constexpr uint32_t kBlocksPerStep = 8;
   // The window loses one after this many times its size of joins without a wait.
   static constexpr uint32_t kJoinsPerShrink = 4;
 
@@ -58,8 +57,10 @@ class FetchPipeline final : public StoreListener, public TransferListener {
     // For measurements of the control path alone: a granted load ends well without a byte fetched.
     // Its pages hold anything, so no config key reaches this (app/run_daemon.h).
     bool control_path_only = false;
-    BlockEngine* engine = nullptr;  // decodes blocks where it can; outlives the pipeline
+    // Decodes blocks where it can. Outlives the pipeline, and knows the memory of its slabs.
+    BlockEngine* engine = nullptr;
     int64_t engine_answer_ns = EnginePort::Options{}.answer_ns;
+    EnginePort::Options engine_port() const { return {engine, engine_answer_ns}; }
   };
   // All pointers outlive the pipeline. With a `seal` (keys) only what it vouches for is loaded; the
   // `crew`, if there is one, then has the same keys.
@@ -85,7 +86,9 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   // crew and runs one here. True when anything moved.
   bool Turn();
   bool idle() const { return loads_.empty(); }
-  // Blocks are with the codec engine, which has nothing that could be waited on.
+  // This thread has a queue of an engine that still answers.
+  bool has_engine() const { return decoder_->has_engine(); }
+  // Blocks of this thread are with the codec engine, which has nothing that could be waited on.
   bool engine_busy() const { return decoder_->engine_busy(); }
   // The next deadline, or INT64_MAX.
   int64_t next_deadline_ns() const;
@@ -177,7 +180,8 @@ class FetchPipeline final : public StoreListener, public TransferListener {
   void Enqueue(Part* part);
   void Dequeue(Part* part);
   bool CanDecode(const Part& part) const;
-  Part* NextToDecode();
+  bool CanHandOut(const Part& part) const;
+  Part* NextToDecode(bool (FetchPipeline::*can)(const Part&) const);
   void AimJob(Part* part);
   bool HandOut();
   bool TakeBack();

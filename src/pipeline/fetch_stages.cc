@@ -134,6 +134,7 @@ void FetchPipeline::Dequeue(Part* part) {
   metrics_->stage_inflight[StageLabel::kDecode].Add(-1);
 }
 
+// Whether a step of this thread finds something to do.
 bool FetchPipeline::CanDecode(const Part& part) const {
   if (part.lent) return false;
   // When all blocks are written, still only the read's completion says that nothing follows them.
@@ -144,9 +145,17 @@ bool FetchPipeline::CanDecode(const Part& part) const {
   return part.arrived >= SegmentSideEnd(part.name.form(), part.shape, seal_ != nullptr);
 }
 
-FetchPipeline::Part* FetchPipeline::NextToDecode() {
+// Whether one of another thread does: what this one has with the engine stays here.
+bool FetchPipeline::CanHandOut(const Part& part) const {
+  const DecodeCursor& cursor = part.job.cursor;
+  if (part.lent || cursor.engine.out > 0) return false;
+  if (cursor.begun() && !cursor.done()) return cursor.next_arrived(part.arrived);
+  return CanDecode(part);
+}
+
+FetchPipeline::Part* FetchPipeline::NextToDecode(bool (FetchPipeline::*can)(const Part&) const) {
   const auto found = std::find_if(ready_.begin(), ready_.end(),
-                                  [this](const Part* part) { return CanDecode(*part); });
+                                  [this, can](const Part* part) { return (this->*can)(*part); });
   return found == ready_.end() ? nullptr : *found;
 }
 
@@ -154,7 +163,6 @@ FetchPipeline::Part* FetchPipeline::NextToDecode() {
 void FetchPipeline::AimJob(Part* part) {
   DecodeJob& job = part->job;
   job.arrived = part->arrived;
-  job.blocks = kBlocksPerStep;
   if (job.cursor.begun()) return;
   const Join& join = *part->join;
   const RankMemory* rank = join.load->spec.rank;
@@ -171,7 +179,7 @@ bool FetchPipeline::HandOut() {
   if (crew_ == nullptr) return false;
   bool moved = false;
   while (crew_->has_room()) {
-    Part* const part = NextToDecode();
+    Part* const part = NextToDecode(&FetchPipeline::CanHandOut);
     if (part == nullptr) break;
     AimJob(part);
     part->job.owner = part;
@@ -195,10 +203,10 @@ bool FetchPipeline::TakeBack() {
 }
 
 bool FetchPipeline::ComputeStep() {
-  Part* const part = NextToDecode();
+  Part* const part = NextToDecode(&FetchPipeline::CanDecode);
   if (part == nullptr) return false;
   AimJob(part);
-  RunDecodeJob(decoder_.get(), &part->job);
+  RunDecodeJob(decoder_.get(), &part->job, kBlocksPerStep);
   OnStep(part);
   return true;
 }

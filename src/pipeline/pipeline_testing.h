@@ -332,6 +332,7 @@ struct PipelineBench {
   std::unique_ptr<Seal> seal;  // null without keys
   std::unique_ptr<SlabPool> fetch_slabs;
   std::unique_ptr<SlabPool> save_slabs;
+  LentMemory wire;                   // fetch_slabs', to the engine
   std::unique_ptr<DecodeCrew> crew;  // null: the test's thread does everything
   std::unique_ptr<FetchPipeline> fetch;
   std::unique_ptr<TenantQuota> quota;  // null: no tenant has one
@@ -350,6 +351,7 @@ struct PipelineBench {
         transfers(&metrics, &clock),
         fetch_slabs(SlabPool::Create("fetch", uint64_t{5} << 20, options.fetch_slabs).value()),
         save_slabs(SlabPool::Create("save", uint64_t{5} << 20, options.save_slabs).value()),
+        wire(LentMemory::Lend(options.engine, fetch_slabs->memory()).value()),
         fetch_options{.joins_inflight_max = options.joins,
                       .engine = options.engine,
                       .engine_answer_ns = options.engine_answer_ns},
@@ -365,7 +367,9 @@ struct PipelineBench {
     if (!keys.empty()) seal = Seal::Create(keys, cipher).value();
     crew.reset();
     if (crew_threads > 0) {
-      crew = DecodeCrew::Create(CrewCpus(crew_threads), keys, cipher, &metrics, &clock).value();
+      crew = DecodeCrew::Create(CrewCpus(crew_threads), keys, cipher, &metrics, &clock,
+                                fetch_options.engine_port())
+                 .value();
     }
     fetch = FetchPipeline::Create(fetch_options, fetch_slabs.get(), &port, &transfers, &metrics,
                                   &clock, &events, seal.get(), crew.get())

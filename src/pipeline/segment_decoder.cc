@@ -14,7 +14,12 @@ Result<std::unique_ptr<SegmentDecoder>> SegmentDecoder::Create(Metrics* metrics,
   auto decoder =
       std::unique_ptr<SegmentDecoder>(new SegmentDecoder(std::move(coders), metrics, clock, seal));
   if (engine.engine != nullptr) {
-    SS_TRY_ASSIGN(decoder->engine_, EnginePort::Create(engine, metrics));
+    Result<std::unique_ptr<EnginePort>> port = EnginePort::Create(engine, metrics);
+    if (port.ok()) {
+      decoder->engine_ = std::move(port).value();
+    } else if (port.status().code() != StatusCode::kExhausted) {
+      return port.status();
+    }
   }
   return decoder;
 }
@@ -33,8 +38,7 @@ Status SegmentDecoder::Begin(const DecodeTask& task, DecodeCursor* cursor) {
 }
 
 bool SegmentDecoder::CanBegin(const DecodeCursor& cursor, uint64_t arrived) const {
-  if (cursor.blocks_left == 0 || cursor.reader->NextBlockEnd() > arrived) return false;
-  return engine_ == nullptr || engine_->gone() || engine_->has_room();
+  return cursor.next_arrived(arrived) && (!has_engine() || engine_->has_room());
 }
 
 bool SegmentDecoder::CanStep(const DecodeCursor& cursor, uint64_t arrived) const {
@@ -92,7 +96,7 @@ Result<uint32_t> SegmentDecoder::BeginBlocks(DecodeCursor* cursor, uint64_t arri
       return 1;
     }
     batch_.Add(block);
-  } while (engine_ == nullptr && batch_.size() < blocks && batch_.has_room() &&
+  } while (!has_engine() && batch_.size() < blocks && batch_.has_room() &&
            CanBegin(*cursor, arrived));
   SS_TRY(DecodeAndWrite(cursor, start_ns));
   return batch_.size();

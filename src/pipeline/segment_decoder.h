@@ -9,7 +9,8 @@
 //
 // With a codec engine, checked blocks are handed to it ahead and written, in any order, once they
 // are decoded; whatever it does not take or does not decode is decoded here, as without it. What is
-// damaged, only software says.
+// damaged, only software says. Until all of a segment's blocks that were begun are written it is
+// this decoder's; otherwise another may go on with it.
 //
 // Owner thread: one. Steady state allocates nothing.
 #ifndef SHADOWSERVE_PIPELINE_SEGMENT_DECODER_H_
@@ -55,12 +56,16 @@ struct DecodeCursor {
 
   bool begun() const { return reader.has_value(); }
   bool done() const { return begun() && blocks_left == 0 && engine.out == 0; }
+  // Whether the next block is among the object's first `arrived` bytes. REQUIRES: begun().
+  bool next_arrived(uint64_t arrived) const {
+    return blocks_left > 0 && reader->NextBlockEnd() <= arrived;
+  }
 };
 
 class SegmentDecoder {
  public:
   // `metrics`, `clock`, `seal` and `engine.engine` outlive the decoder. With a `seal` only sealed
-  // segments are taken.
+  // segments are taken. When the engine has no queue left for it, software decodes all.
   static Result<std::unique_ptr<SegmentDecoder>> Create(Metrics* metrics, const Clock* clock,
                                                         Seal* seal = nullptr,
                                                         const EnginePort::Options& engine = {});
@@ -84,6 +89,8 @@ class SegmentDecoder {
 
   // Looks for blocks that the engine has finished; true when there were some.
   bool Poll() { return engine_ != nullptr && engine_->Poll(); }
+  // A queue of an engine that still answers.
+  bool has_engine() const { return engine_ != nullptr && !engine_->gone(); }
   // Blocks are with the engine: Poll again soon.
   bool engine_busy() const { return engine_ != nullptr && engine_->busy(); }
 
