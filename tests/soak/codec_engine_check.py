@@ -1,17 +1,18 @@
 """A real shadowserved with a codec engine, and engines without a model that compare every byte (soak_driver).
 
-  codec_engine_check.py DEVICE [--library PLUGIN] [--expect engine|software|refused] [--profile PROFILE]
+  codec_engine_check.py DEVICE [--library PLUGIN] [--expect engine|software|refused] [--profile PROFILE] [--cores N]
 
 `engine`: the codec engine decoded blocks, and no block fell back to software. `software`: it is of no use,
 and software decoded all. `refused`: the program ends with exit code 2 and one line. With a `profile` that is
-not exact, pages are compared with those that a data plane without the engine fills from the same store. Exit status: 0 as
-expected, 1 not, 77 skipped (with the reason).
+not exact, pages are compared with those that a data plane without the engine fills from the same store. With several
+`cores` each has a thread with a queue of the engine. Exit status: 0 as expected, 1 not, 77 skipped (with the reason).
 """
 
 from __future__ import annotations
 
 import argparse
 import filecmp
+import os
 import subprocess
 import sys
 import tempfile
@@ -99,14 +100,19 @@ def main() -> int:
     parser.add_argument("--expect", choices=("engine", "software", "refused"), default="engine")
     parser.add_argument("--profile", default="lossless")
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--cores", type=int, default=0)
     options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[: options.cores]
+    if len(cores) < options.cores:
+        print(f"skipped: {options.cores} cores are needed, there are {len(cores)}")
+        return SKIPPED
     plugin = DAEMON.with_name("libshadowserve_compressdev.so")
     if options.library is None and not plugin.exists():
         print(f"skipped: this build has no DPDK plug-in ({plugin} is missing)")
         return SKIPPED
     with tempfile.TemporaryDirectory(prefix="ss-engine-") as folder:
         stored = {"profile": options.profile, "lossless": "deflate"}
-        plane = DataPlane(Path(folder), environment=settings(options), **stored)
+        plane = DataPlane(Path(folder), environment=settings(options), cores=cores, **stored)
         software = DataPlane(Path(folder) / "software", store=plane.store, **stored)
         try:
             if options.expect == "refused":
