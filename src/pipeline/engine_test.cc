@@ -103,7 +103,7 @@ TEST(CodecEngineTest, WhatTheEngineRefusesOrFailsSoftwareDecodes) {
 TEST(CodecEngineTest, AnyMixOfDelayRefusalFailureAndOrderGivesTheRightBytes) {
   EngineBench bench(kDeflated, {65'535, 7}, kWide);
   std::minstd_rand random(3);
-  for (int round = 0; round < 40; ++round) {
+  for (int round = 0; round < 12; ++round) {
     bench.engine.faults = {.refuse = static_cast<uint32_t>(random() % 60),
                            .fail = static_cast<uint32_t>(random() % 50),
                            .hold = static_cast<uint32_t>(random() % 95),
@@ -112,8 +112,8 @@ TEST(CodecEngineTest, AnyMixOfDelayRefusalFailureAndOrderGivesTheRightBytes) {
     ASSERT_TRUE(bench.Same()) << round;
     ASSERT_TRUE(bench.AtRest());
   }
-  EXPECT_GT(bench.decoded(), 1000u);
-  EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kFailed), 100u);
+  EXPECT_GT(bench.decoded(), 300u);
+  EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kFailed), 30u);
 }
 
 TEST(CodecEngineTest, AVanishedEngineIsGivenUpOnceAndItsLateWritesHarmNobody) {
