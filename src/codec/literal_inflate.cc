@@ -41,6 +41,10 @@ uint64_t Load(const std::byte* from) {
   return bits;
 }
 
+void Store(uint32_t bytes, std::byte* to) {
+  std::memcpy(to, &bytes, sizeof(bytes));
+}
+
 // The bits of a stream from any position on, zeros behind its end.
 class BitReader {
  public:
@@ -231,9 +235,8 @@ template <size_t kStreams, uint32_t kBits, typename Stream, typename Table>
         for (size_t k = 0; k < kStreams; ++k) {
           const uint64_t entry = tables[k][held[k] & kMask];
           held[k] >>= entry & 63;
-          const auto bytes = static_cast<uint32_t>(entry >> 8);
-          std::memcpy(out[k], &bytes, sizeof(bytes));
-          out[k] += entry >> 6 & 3;
+          Store(static_cast<uint32_t>(entry >> 6), out[k]);
+          out[k] += entry >> 30;
         }
       }
     }
@@ -356,7 +359,7 @@ void LiteralInflate::FillGroups(const CodeTable& codes, uint32_t bits, GroupTabl
       used += fits ? length : 0;
       count += fits ? 1 : 0;
     }
-    (*groups)[i] = bytes << 8 | count << 6 | used;
+    (*groups)[i] = count << 30 | bytes << 6 | used;
   }
 }
 

@@ -40,7 +40,7 @@ class LiteralInflate {
   // Both are indexed by the next bits of a stream.
   // One code: bits 0..7 its length, 8..15 its byte. 0: end of block.
   using CodeTable = std::array<uint16_t, size_t{1} << kCodeBitsMax>;
-  // Up to three codes: bits 0..5 their length, 6..7 their number, 8..31 their bytes. 0: end of
+  // Up to three codes: bits 0..5 their length, 6..29 their bytes, 30..31 their number. 0: end of
   // block.
   static constexpr uint32_t kGroupBitsMin = 10;
   static constexpr uint32_t kGroupBitsMax = 11;
