@@ -118,7 +118,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(DecodeCrew, ATraceTellsWhichThreadDidWhat) {
   Kept kept({.crew = kThreads});
   kept.bench.metrics.trace.Begin();
-  for (uint64_t id = 1; id <= 20; ++id) ASSERT_TRUE(kept.Load(id).status.ok());
+  constexpr uint32_t kLoads = Rounds(20);
+  for (uint64_t id = 1; id <= kLoads; ++id) ASSERT_TRUE(kept.Load(id).status.ok());
   std::array<uint64_t, kThreads + 1> spans = {};
   for (const StageSpan& span : kept.bench.metrics.trace.End().spans) {
     ASSERT_LE(span.thread, kThreads);
@@ -127,7 +128,7 @@ TEST(DecodeCrew, ATraceTellsWhichThreadDidWhat) {
   // The pipeline's own thread helps when the others are busy; how the rest is shared is theirs.
   EXPECT_GT(spans[1] + spans[2] + spans[3], 0u);
   EXPECT_EQ(std::accumulate(spans.begin(), spans.end(), uint64_t{0}),
-            20 * kChunks * BlockCount(SegmentShapeOf(kShape, 0, 0)));
+            kLoads * kChunks * BlockCount(SegmentShapeOf(kShape, 0, 0)));
 }
 
 TEST(DecodeCrew, DamageIsOneMissAndCountedOnce) {
@@ -166,7 +167,8 @@ TEST(DecodeCrew, AForgedBlockIsRefusedByWhicheverThreadMeetsIt) {
 TEST(DecodeCrew, ACancelledLoadIsReportedOnlyWhenNoThreadWritesItsPagesAnyMore) {
   Kept kept({.crew = kThreads});
   uint32_t met = 0;  // rounds in which a step was out when the load was cancelled
-  for (uint64_t id = 1; id <= 100; ++id) {
+  constexpr uint32_t kRounds = Rounds(100);
+  for (uint64_t id = 1; id <= kRounds; ++id) {
     kept.Start(id);
     for (uint64_t turns = 0; turns < id % 20; ++turns) (void)kept.bench.Turn();
     const bool out = kept.bench.steps_out();
@@ -183,7 +185,7 @@ TEST(DecodeCrew, ACancelledLoadIsReportedOnlyWhenNoThreadWritesItsPagesAnyMore) 
     kept.bench.Settle();
     ASSERT_TRUE(kept.AllSlabsFree());
   }
-  EXPECT_GT(met, 10u);
+  EXPECT_GT(met, kRounds / 10);
   EXPECT_EQ(kept.bench.events.repeated, 0u);
 }
 

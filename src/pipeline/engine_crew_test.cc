@@ -147,7 +147,8 @@ TEST(EngineCrewTest, AnyMixOfDelayRefusalFailureAndOrderGivesTheRightBytes) {
     CrewBench bench({.shape = kGrouped, .direct = direct, .limits = {65'535, 7}});
     std::minstd_rand random(3);
     bench.engine.faults_of_queue.resize(kQueues);
-    for (int round = 0; round < 6; ++round) {
+    constexpr uint32_t kRounds = Rounds(8);
+    for (uint32_t round = 0; round < kRounds; ++round) {
       for (FakeEngine::Faults& faults : bench.engine.faults_of_queue) {
         faults = {.refuse = static_cast<uint32_t>(random() % 60),
                   .fail = static_cast<uint32_t>(random() % 50),
@@ -157,8 +158,8 @@ TEST(EngineCrewTest, AnyMixOfDelayRefusalFailureAndOrderGivesTheRightBytes) {
       ASSERT_NO_FATAL_FAILURE(bench.LoadRightly()) << round;
       ASSERT_TRUE(bench.AtRest());
     }
-    EXPECT_GT(bench.decoded(), 300u);
-    EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kFailed), 50u);
+    EXPECT_GT(bench.decoded(), 30 * kRounds);
+    EXPECT_GT(bench.fallbacks(CodecFallbackLabel::kFailed), 3 * kRounds);
     EXPECT_TRUE(bench.up());
   }
 }
@@ -208,7 +209,7 @@ TEST(EngineCrewTest, AnEngineThatIsGoneForAllThreadsLeavesAllToSoftware) {
   CrewBench bench({.answer_ns = kNsPerMs});
   bench.engine.faults = {.vanish_after = 0};
   bench.LoadUntil([&] { return !bench.up(); });
-  for (int round = 0; round < 20; ++round) {
+  for (uint32_t round = 0; round < Rounds(20); ++round) {
     const uint64_t id = bench.Start();
     while (!bench.bench.events.loads.contains(id)) {
       bench.engine.WriteLate();
@@ -244,7 +245,8 @@ TEST(EngineCrewTest, AnEndedLoadIsReportedOnlyWhenNothingOfItIsOutAnyMore) {
   CrewBench bench({.shape = kGrouped});
   std::minstd_rand random(4);
   uint32_t met = 0;  // rounds in which steps were out when the load was ended
-  for (uint32_t round = 0; round < 50; ++round) {
+  constexpr uint32_t kRounds = Rounds(50);
+  for (uint32_t round = 0; round < kRounds; ++round) {
     bench.engine.faults = {.hold = static_cast<uint32_t>(random() % 80), .reorder = true};
     const uint64_t id = bench.Start();
     const uint32_t turns = static_cast<uint32_t>(random() % 40);
@@ -268,7 +270,7 @@ TEST(EngineCrewTest, AnEndedLoadIsReportedOnlyWhenNothingOfItIsOutAnyMore) {
     bench.bench.Settle();
     ASSERT_TRUE(bench.AtRest());
   }
-  EXPECT_GT(met, 5u);
+  EXPECT_GT(met, kRounds / 10);
   EXPECT_EQ(bench.bench.events.repeated, 0u);
   bench.engine.faults = {};
   bench.LoadRightly();
