@@ -34,9 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out" / "test"
 BIN = Path(sys.executable).parent
 
+# Those whose tests take longest come first.
 # gRPC is not built for sanitizers: `rpc`, `server`, `app` and `cli` are tested in the release build only.
-ASAN_MODULES = ("format", "mem", "store", "codec", "quant", "pipeline", "client")
-TSAN_MODULES = ("flow", "pipeline", "client")
+ASAN_MODULES = ("store", "pipeline", "quant", "codec", "format", "mem", "client")
+TSAN_MODULES = ("pipeline", "client", "flow")
 # What runs on any core alike. The pipeline's tests have clocks, which qemu makes slow: built only.
 AARCH64_MODULES = ("format", "codec", "quant")
 
@@ -120,11 +121,17 @@ def lint(counts: Counts, log: Path, _: argparse.Namespace) -> None:
         counts.record(name, run(log, command) == 0)
 
 
-def ctest(counts: Counts, log: Path, _: argparse.Namespace) -> None:
+def ctest(counts: Counts, log: Path, arguments: argparse.Namespace) -> None:
+    """The modules' tests by program, for a process for each costs more than most of them; beside them, by
+    ctest, what starts processes of its own."""
     results = OUT / "ctest.xml"
     results.unlink(missing_ok=True)
-    # Four at a time: the longest ones wait for servers and time-outs.
-    run(log, ["ctest", "--test-dir", "build/release", "--output-on-failure", "-j4", "--output-junit", str(results)])
+    command = ["ctest", "--test-dir", "build/release", "-LE", "unit", "--output-on-failure"]
+    with ThreadPoolExecutor(1) as pool:
+        rest = pool.submit(run, log, [*command, "--output-junit", str(results)])
+        tested = {folder.name for folder in (ROOT / "src").iterdir()} - set(ASAN_MODULES)
+        module_tests("release", (*ASAN_MODULES, *sorted(tested)))(counts, log, arguments)
+        rest.result()
     read_junit(results, counts, "ctest")
 
 
@@ -140,23 +147,23 @@ def module_tests(
     def step(counts: Counts, _: Path, __: argparse.Namespace) -> None:
         for old in [*OUT.glob(f"{preset}-*.log"), *OUT.glob(f"{preset}-*.xml")]:
             old.unlink()
-        # Halves of programs, three at a time: the longest ones mostly wait for servers and time-outs.
-        halves = [(program, half) for program in test_programs(modules) for half in range(2)]
+        # Thirds of programs, three at a time: the longest ones mostly wait for servers and time-outs.
+        thirds = [(program, third) for program in test_programs(modules) for third in range(3)]
 
         def start(part: tuple[str, int]) -> int:
-            program, half = part
-            name = f"{preset}-{program}-{half}"
+            program, third = part
+            name = f"{preset}-{program}-{third}"
             command = [*runner, f"build/{preset}/bin/{program}", f"--gtest_output=xml:{OUT / name}.xml"]
-            shard = {"GTEST_TOTAL_SHARDS": "2", "GTEST_SHARD_INDEX": str(half)}
+            shard = {"GTEST_TOTAL_SHARDS": "3", "GTEST_SHARD_INDEX": str(third)}
             return run(OUT / f"{name}.log", command, (environment or {}) | shard, timeout_s=600)
 
         with ThreadPoolExecutor(3) as pool:
-            statuses = list(pool.map(start, halves))
-        for (program, half), status in zip(halves, statuses, strict=True):
+            statuses = list(pool.map(start, thirds))
+        for (program, third), status in zip(thirds, statuses, strict=True):
             failed_before = counts.failed
-            read_junit(OUT / f"{preset}-{program}-{half}.xml", counts, f"{preset} {program}")
+            read_junit(OUT / f"{preset}-{program}-{third}.xml", counts, f"{preset} {program}")
             if status != 0:
-                why = reason((OUT / f"{preset}-{program}-{half}.log").read_text(errors="replace"))
+                why = reason((OUT / f"{preset}-{program}-{third}.log").read_text(errors="replace"))
                 if counts.failed == failed_before:
                     counts.record(f"{preset} {program}: exit status {status}", False)
                 counts.problems[-1] += f" (exit status {status}) {why}"
