@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "bench/timed_store.h"
+#include "store/timed_store.h"
 
 namespace shadowserve {
 namespace {
@@ -121,7 +121,7 @@ class LinkedStore final : public TimedStore {
 Result<std::unique_ptr<Store>> MakeLinkedStore(std::unique_ptr<Store> inner, double gigabits_per_s,
                                                const Clock* clock) {
   auto store = std::make_unique<LinkedStore>(std::move(inner), gigabits_per_s, clock);
-  SS_TRY(store->Open());
+  SS_TRY(store->OpenTimer());
   return std::unique_ptr<Store>(std::move(store));
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "bench/timed_store.h"
+#include "store/timed_store.h"
 
 namespace shadowserve {
 namespace {
@@ -55,7 +55,7 @@ int64_t EmulatedMemory::WaitNs() {
 Result<std::unique_ptr<Store>> MakeThrottledStore(std::unique_ptr<Store> inner,
                                                   EmulatedMemory* memory) {
   auto store = std::make_unique<ThrottledStore>(std::move(inner), memory);
-  SS_TRY(store->Open());
+  SS_TRY(store->OpenTimer());
   return std::unique_ptr<Store>(std::move(store));
 }
 

@@ -20,6 +20,7 @@
 #include "pipeline/fetch_pipeline.h"
 #include "pipeline/lookup_pipeline.h"
 #include "pipeline/save_pipeline.h"
+#include "store/store_decorator.h"
 #include "store/store_table.h"
 
 namespace shadowserve::testing {
@@ -184,9 +185,9 @@ struct Recorder final : PipelineEvents {
 };
 
 // A store whose contents nobody knows without asking, as those that others write to.
-class UnindexedStore final : public Store {
+class UnindexedStore final : public StoreDecorator {
  public:
-  explicit UnindexedStore(std::unique_ptr<Store> inner) : inner_(std::move(inner)) {}
+  using StoreDecorator::StoreDecorator;
 
   uint64_t asked = 0;               // questions accepted
   uint64_t fail_from = UINT64_MAX;  // number of the question from which on all fail
@@ -198,7 +199,7 @@ class UnindexedStore final : public Store {
       const bool question = request.op == StoreOp::kExists;
       if (question && asked >= fail_from) {
         failed_.push_back({request.user_data, StatusCode::kUnavailable, 0});
-      } else if (inner_->Submit(std::span(&request, 1)) != 1) {
+      } else if (inner().Submit(std::span(&request, 1)) != 1) {
         break;
       }
       asked += question ? 1 : 0;
@@ -211,19 +212,12 @@ class UnindexedStore final : public Store {
     for (; count < completions.size() && !failed_.empty(); failed_.pop_back()) {
       completions[count++] = failed_.back();
     }
-    return count + inner_->Poll(completions.subspan(count));
+    return count + inner().Poll(completions.subspan(count));
   }
-  int event_fd() const override { return inner_->event_fd(); }
   bool MayContain(const ObjectName&) const override { return true; }
   bool has_index() const override { return false; }
-  Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
-    return inner_->List(visit);
-  }
-  StoreStats Stats() const override { return inner_->Stats(); }
-  std::string Describe() const override { return inner_->Describe(); }
 
  private:
-  std::unique_ptr<Store> inner_;
   std::vector<StoreCompletion> failed_;
 };
 
@@ -265,9 +259,9 @@ inline AuthKey KeyOfByte(uint32_t id, uint8_t byte) {
 }
 
 // Any store, but once `stepping` is set its reads of segments arrive only by hand, in pieces.
-class SteppedStore final : public Store {
+class SteppedStore final : public StoreDecorator {
  public:
-  explicit SteppedStore(std::unique_ptr<Store> inner) : inner_(std::move(inner)) {}
+  using StoreDecorator::StoreDecorator;
 
   bool stepping = false;
   bool waiting() const { return read_.has_value(); }
@@ -285,15 +279,15 @@ class SteppedStore final : public Store {
   size_t Submit(std::span<const StoreRequest> requests) override {
     const StoreRequest& request = requests[0];
     if (!stepping || request.op != StoreOp::kGet || request.name.kind != ObjectKind::kSegment) {
-      return inner_->Submit(requests.first(1));
+      return inner().Submit(requests.first(1));
     }
     if (read_.has_value()) return 0;
     object_.resize(request.buffer.size());
     StoreCompletion done;
     const StoreRequest get{StoreOp::kGet, request.name, object_, UINT64_MAX};
-    EXPECT_EQ(inner_->Submit(std::span(&get, 1)), 1u);
+    EXPECT_EQ(inner().Submit(std::span(&get, 1)), 1u);
     for (bool found = false; !found;) {
-      if (inner_->Poll(std::span(&done, 1)) == 0) continue;
+      if (inner().Poll(std::span(&done, 1)) == 0) continue;
       found = done.user_data == UINT64_MAX;
       if (!found) others_.push_back(done);
     }
@@ -308,22 +302,13 @@ class SteppedStore final : public Store {
       others_.pop_front();
       return 1;
     }
-    if (!ended_.has_value()) return inner_->Poll(completions);
+    if (!ended_.has_value()) return inner().Poll(completions);
     completions[0] = *ended_;
     ended_.reset();
     return 1;
   }
-  int event_fd() const override { return inner_->event_fd(); }
-  bool MayContain(const ObjectName& name) const override { return inner_->MayContain(name); }
-  bool has_index() const override { return inner_->has_index(); }
-  Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
-    return inner_->List(visit);
-  }
-  StoreStats Stats() const override { return inner_->Stats(); }
-  std::string Describe() const override { return inner_->Describe(); }
 
  private:
-  std::unique_ptr<Store> inner_;
   std::optional<StoreRequest> read_;
   std::optional<StoreCompletion> ended_;
   std::deque<StoreCompletion> others_;  // of other requests, met while a segment was read

@@ -1,15 +1,12 @@
 #include "store/faulty_store.h"
 
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-
+#include <algorithm>
 #include <array>
-#include <cerrno>
 #include <iterator>
 #include <string_view>
 #include <utility>
 
-#include "base/unique_fd.h"
+#include "store/timed_store.h"
 
 namespace shadowserve {
 namespace {
@@ -30,24 +27,16 @@ uint64_t Mix(uint64_t value) {
 
 enum class Fault : uint8_t { kNone, kFail, kDrop, kCorrupt, kTruncate };
 
-class FaultyStore final : public Store {
+class FaultyStore final : public TimedStore {
  public:
   FaultyStore(std::unique_ptr<Store> inner, const FaultOptions& faults, const Clock* clock)
-      : inner_(std::move(inner)), faults_(faults), clock_(clock ? clock : &own_clock_) {
+      : TimedStore(std::move(inner)), faults_(faults), clock_(clock ? clock : &own_clock_) {
     for (uint32_t i = 0; i < kFaultyQueueDepth; ++i) free_[i] = i;
   }
 
+  // No timer when the inner store needs none and nothing is delayed.
   Status Open() {
-    if (faults_.delay_ms == 0 && inner_->event_fd() < 0) return OkStatus();
-    timer_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
-    epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
-    epoll_event event = {};
-    event.events = EPOLLIN;
-    const bool ok = timer_.valid() && epoll_.valid() &&
-                    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, timer_.get(), &event) == 0 &&
-                    (inner_->event_fd() < 0 ||
-                     epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, inner_->event_fd(), &event) == 0);
-    return ok ? OkStatus() : Status(StatusCode::kUnavailable, "faulty store: no timer");
+    return faults_.delay_ms == 0 && inner().event_fd() < 0 ? OkStatus() : OpenTimer();
   }
 
   size_t Submit(std::span<const StoreRequest> requests) override {
@@ -59,10 +48,6 @@ class FaultyStore final : public Store {
   }
 
   size_t Poll(std::span<StoreCompletion> completions) override {
-    if (timer_.valid()) {
-      uint64_t ignored = 0;
-      (void)!read(timer_.get(), &ignored, sizeof(ignored));
-    }
     Collect();
     size_t count = 0;
     while (count < completions.size() && held_count_ > 0) {
@@ -77,16 +62,7 @@ class FaultyStore final : public Store {
     return count;
   }
 
-  // An epoll descriptor over the inner store's and a timer; -1 when the inner store needs none and
-  // nothing is delayed.
-  int event_fd() const override { return epoll_.get(); }
-  bool MayContain(const ObjectName& name) const override { return inner_->MayContain(name); }
-  bool has_index() const override { return inner_->has_index(); }
-  Status List(const std::function<bool(const ObjectName&, uint64_t)>& visit) override {
-    return inner_->List(visit);
-  }
-  StoreStats Stats() const override { return inner_->Stats(); }
-  std::string Describe() const override { return std::string(kPrefix) + inner_->Describe(); }
+  std::string Describe() const override { return std::string(kPrefix) + TimedStore::Describe(); }
 
  private:
   struct Slot {
@@ -126,7 +102,7 @@ class FaultyStore final : public Store {
       StoreRequest passed = request;
       passed.user_data = id;
       passed.arrived = nullptr;  // faults show in the completion: nothing may be used before it
-      if (inner_->Submit(std::span(&passed, 1)) != 1) return false;
+      if (inner().Submit(std::span(&passed, 1)) != 1) return false;
     }
     --free_count_;
     ++next_number_;
@@ -135,7 +111,7 @@ class FaultyStore final : public Store {
 
   void Collect() {
     std::array<StoreCompletion, kFaultyQueueDepth> done;
-    const size_t count = inner_->Poll(done);
+    const size_t count = inner().Poll(done);
     for (StoreCompletion& completion : std::span(done).first(count)) {
       const auto id = static_cast<uint32_t>(completion.user_data);
       completion.user_data = slots_[id].request.user_data;
@@ -162,22 +138,14 @@ class FaultyStore final : public Store {
 
   // For callers that wait on event_fd: readable when the oldest held completion is due.
   void ArmTimer() {
-    if (!timer_.valid()) return;
-    itimerspec when = {};
-    if (held_count_ > 0) {
-      const int64_t left = slots_[held_[held_first_]].due_ns - clock_->NowNs();
-      const int64_t wait = left > 0 ? left : 1;
-      when.it_value = {.tv_sec = wait / kNsPerSecond, .tv_nsec = wait % kNsPerSecond};
-    }
-    (void)timerfd_settime(timer_.get(), 0, &when, nullptr);
+    if (!has_timer()) return;
+    if (held_count_ == 0) return WakeIn(0);
+    WakeIn(std::max<int64_t>(slots_[held_[held_first_]].due_ns - clock_->NowNs(), 1));
   }
 
-  const std::unique_ptr<Store> inner_;
   const FaultOptions faults_;
   const SteadyClock own_clock_;
   const Clock* const clock_;
-  UniqueFd timer_;
-  UniqueFd epoll_;
   std::array<Slot, kFaultyQueueDepth> slots_;
   std::array<uint32_t, kFaultyQueueDepth> free_ = {};
   uint32_t free_count_ = kFaultyQueueDepth;

@@ -1,4 +1,4 @@
-#include "bench/timed_store.h"
+#include "store/timed_store.h"
 
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
@@ -7,16 +7,16 @@
 
 namespace shadowserve {
 
-Status TimedStore::Open() {
+Status TimedStore::OpenTimer() {
   timer_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
   epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
   epoll_event event = {};
   event.events = EPOLLIN;
+  const int inner_fd = inner().event_fd();
   const bool ok = timer_.valid() && epoll_.valid() &&
                   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, timer_.get(), &event) == 0 &&
-                  (inner_->event_fd() < 0 ||
-                   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, inner_->event_fd(), &event) == 0);
-  return ok ? OkStatus() : Status(StatusCode::kUnavailable, "emulated store: no timer");
+                  (inner_fd < 0 || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, inner_fd, &event) == 0);
+  return ok ? OkStatus() : Status(StatusCode::kUnavailable, Describe() + ": no timer");
 }
 
 void TimedStore::WakeIn(int64_t wait_ns) {
