@@ -20,14 +20,15 @@ using ::testing::HasSubstr;
 // An engine of which only time is asked: what it is given is no Deflate.
 struct TimedEngine {
   ManualClock clock;
-  EmulatedEngine engine;
-  std::unique_ptr<EngineQueue> queue;
+  // They outlive the engine, which may be at work on them when it ends.
   std::vector<std::byte> coded = std::vector<std::byte>(16, std::byte{0xff});
   std::vector<std::byte> symbols;
+  EmulatedEngine engine;
+  std::unique_ptr<EngineQueue> queue;
   uint64_t next_tag = 0;
 
   explicit TimedEngine(const CardProfile& card, size_t symbol_bytes)
-      : engine(card, {}, &clock), queue(engine.OpenQueue().value()), symbols(symbol_bytes) {}
+      : symbols(symbol_bytes), engine(card, {}, &clock), queue(engine.OpenQueue().value()) {}
 
   size_t Submit(size_t count) {
     size_t taken = 0;
