@@ -51,8 +51,7 @@ class LinkedStore final : public TimedStore {
   struct Trip {
     StoreOp op = StoreOp::kGet;
     uint64_t* arrived = nullptr;
-    StoreCompletion done;  // with the caller's user_data
-    uint64_t user_data = 0;
+    StoreCompletion done;  // with the caller's user_data from the start
   };
 
   size_t TakeTrip(const StoreRequest& request) {
@@ -62,13 +61,13 @@ class LinkedStore final : public TimedStore {
     }
     const size_t index = free_trips_.back();
     free_trips_.pop_back();
-    trips_[index] = {request.op, request.arrived, {}, request.user_data};
+    trips_[index] = {request.op, request.arrived, {request.user_data}};
     return index;
   }
 
   void Depart(const StoreCompletion& done) {
     Trip& trip = trips_[done.user_data];
-    trip.done = {trip.user_data, done.code, done.bytes};
+    trip.done = {trip.done.user_data, done.code, done.bytes};
     if (on_way_.empty()) seen_ns_ = clock_->NowNs();
     on_way_.push_back(done.user_data);
   }

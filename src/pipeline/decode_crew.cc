@@ -14,12 +14,11 @@
 
 namespace shadowserve {
 
-uint32_t RunDecodeJob(SegmentDecoder* decoder, DecodeJob* job, uint32_t blocks, bool finish_only) {
+uint32_t RunDecodeJob(SegmentDecoder* decoder, DecodeJob* job, uint64_t arrived, uint32_t blocks) {
   const uint64_t refused_before = decoder->refused();
   if (!job->cursor.begun()) job->status = decoder->Begin(job->cursor.task, &job->cursor);
   const uint32_t left_before = job->cursor.blocks_left;
   if (job->status.ok()) {
-    const uint64_t arrived = finish_only ? 0 : job->arrived;
     const Result<bool> stepped = decoder->Step(&job->cursor, arrived, blocks);
     job->status = stepped.status();
     job->complete = stepped.ok() && *stepped;
@@ -135,12 +134,13 @@ bool DecodeCrew::Work(Member* member) {
   bool moved = decoder->Poll();
   for (Held& held : member->held) {
     DecodeJob* const job = held.job;
+    // Once it may begin no more, what is with the engine is still written.
     const bool finish_only = held.blocks == 0;
-    const bool can_step =
-        !job->cursor.begun() || decoder->CanStep(job->cursor, finish_only ? 0 : job->arrived);
+    const uint64_t arrived = finish_only ? 0 : job->arrived;
+    const bool can_step = !job->cursor.begun() || decoder->CanStep(job->cursor, arrived);
     if (can_step) {
       const uint32_t most = finish_only ? kBlocksPerStep : std::min(held.blocks, kBlocksPerStep);
-      held.blocks -= RunDecodeJob(decoder, job, most, finish_only);
+      held.blocks -= RunDecodeJob(decoder, job, arrived, most);
     }
     const bool over = held.over();
     moved |= can_step || over;

@@ -42,11 +42,10 @@ struct DecodeJob {
 // Blocks per step: about 0.2 ms of work, the longest that anything else of the thread waits.
 constexpr uint32_t kBlocksPerStep = 8;
 
-// Begins the segment if that was not done, and goes one step of up to `blocks` blocks, of which
-// none is begun when `finish_only`. All writes of the step are fenced. Returns how many blocks it
-// has begun.
-uint32_t RunDecodeJob(SegmentDecoder* decoder, DecodeJob* job, uint32_t blocks,
-                      bool finish_only = false);
+// Begins the segment if that was not done, and goes one step of up to `blocks` blocks, as far as
+// the object's first `arrived` bytes go (0: no block is begun). All writes of the step are fenced.
+// Returns how many blocks it has begun.
+uint32_t RunDecodeJob(SegmentDecoder* decoder, DecodeJob* job, uint64_t arrived, uint32_t blocks);
 
 class DecodeCrew {
  public:

@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "pipeline/engine_testing.h"
-#include "store/allocation_count_test.h"
 
 namespace shadowserve::testing::engine_crew_test {
 namespace {
@@ -306,17 +305,8 @@ TEST(EngineCrewTest, BlocksCostNoAllocation) {
   CrewBench bench;
   bench.engine.faults = {.refuse = 20, .fail = 20, .hold = 50, .reorder = true};
   for (int round = 0; round < 20; ++round) bench.LoadRightly();  // warm-up: every thread had some
-  const auto count = [&](size_t chunks) {
-    const std::vector<uint32_t> pages(chunks * kPagesPerChunk, 1);
-    const uint64_t id = bench.next_id++;
-    bench.bench.LoadChunks(id, bench.to, std::vector<ChunkKey>(chunks, KeyOf(0)), pages, kDeflated);
-    const size_t before = CountAllocations().calls;
-    bench.bench.Settle();
-    EXPECT_TRUE(bench.bench.events.loads.at(id).status.ok());
-    return CountAllocations().calls - before;
-  };
-  const size_t one = count(1);
-  EXPECT_EQ(count(kChunks), one);
+  const size_t one = bench.LoadAllocations(1);
+  EXPECT_EQ(bench.LoadAllocations(kChunks), one);
 #endif
 }
 

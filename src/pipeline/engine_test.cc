@@ -5,7 +5,6 @@
 #include <cstdio>
 
 #include "pipeline/engine_testing.h"
-#include "store/allocation_count_test.h"
 
 namespace shadowserve::testing::engine_test {
 namespace {
@@ -206,18 +205,9 @@ TEST(CodecEngineTest, BlocksCostNoAllocation) {
 #else
   EngineBench bench;
   bench.engine.faults = {.refuse = 20, .fail = 20, .hold = 50, .reorder = true};
-  const auto count = [&](size_t chunks) {
-    const std::vector<uint32_t> pages(chunks * kPagesPerChunk, 1);
-    const uint64_t id = bench.next_id++;
-    bench.bench.LoadChunks(id, bench.to, std::vector<ChunkKey>(chunks, KeyOf(0)), pages, kDeflated);
-    const size_t before = CountAllocations().calls;
-    bench.bench.Settle();
-    EXPECT_TRUE(bench.bench.events.loads.at(id).status.ok());
-    return CountAllocations().calls - before;
-  };
-  (void)count(8);  // warm-up: every join is used once
-  const size_t one = count(1);
-  EXPECT_EQ(count(6), one);
+  (void)bench.LoadAllocations(8);  // warm-up: every join is used once
+  const size_t one = bench.LoadAllocations(1);
+  EXPECT_EQ(bench.LoadAllocations(6), one);
 #endif
 }
 

@@ -11,6 +11,7 @@
 
 #include "codec/fake_engine_testing.h"
 #include "pipeline/pipeline_testing.h"
+#include "store/allocation_count_test.h"
 
 namespace shadowserve::testing::engine_test {
 
@@ -73,6 +74,16 @@ struct EngineBench {
     const uint64_t id = Start();
     bench.Settle();
     return bench.events.loads.at(id).status;
+  }
+  // Calls of operator new while the first chunk is loaded so often, all into the same page.
+  size_t LoadAllocations(size_t times) {
+    const std::vector<uint32_t> same(times * kPagesPerChunk, 1);
+    const uint64_t id = next_id++;
+    bench.LoadChunks(id, to, std::vector<ChunkKey>(times, KeyOf(0)), same, form_);
+    const size_t before = CountAllocations().calls;
+    bench.Settle();
+    EXPECT_TRUE(bench.events.loads.at(id).status.ok());
+    return CountAllocations().calls - before;
   }
   // Both memories have one form, and the chunks fill them.
   bool Same() const { return SameBytes(from.bytes, to.bytes); }

@@ -206,7 +206,7 @@ bool FetchPipeline::ComputeStep() {
   Part* const part = NextToDecode(&FetchPipeline::CanDecode);
   if (part == nullptr) return false;
   AimJob(part);
-  RunDecodeJob(decoder_.get(), &part->job, kBlocksPerStep);
+  RunDecodeJob(decoder_.get(), &part->job, part->job.arrived, kBlocksPerStep);
   OnStep(part);
   return true;
 }
