@@ -2,12 +2,14 @@
 // coded bytes. Blocks rotate through 16 MiB of distinct symbols, so tables are not predicted.
 //
 // DecodeSideBySide: as many blocks at a time as the codec takes, as the data plane decodes them.
-// DecodeByIgzip: the same Deflate blocks by ISA-L, the baseline.
+// DecodeByIgzip: the same Deflate blocks by ISA-L, the baseline; DecodeByLibzstd: the same zstd
+// frames by libzstd, which also decodes those of more than four bits a symbol for us.
 //
 // DecodeByEngine: the same Deflate blocks through DPDK's software drivers, by wall clock, with 1 or
 // 64 in flight. Their work runs in a thread of the plug-in: software, not hardware.
 #include <benchmark/benchmark.h>
 #include <isa-l/igzip_lib.h>
+#include <zstd.h>
 
 #include <array>
 #include <thread>
@@ -127,6 +129,23 @@ void DecodeByIgzip(benchmark::State& state) {
   Report(state, work, coded_bytes);
 }
 
+void DecodeByLibzstd(benchmark::State& state) {
+  Workload work(state);
+  size_t coded_bytes = 0;
+  const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
+  std::vector<std::byte> out(work.block_bytes);
+  const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> decoder(ZSTD_createDCtx(),
+                                                                     ZSTD_freeDCtx);
+  size_t block = 0;
+  for (auto _ : state) {
+    const size_t size = ZSTD_decompressDCtx(decoder.get(), out.data(), out.size(),
+                                            coded[block].data(), coded[block].size());
+    if (size != out.size()) state.SkipWithError("corrupt");
+    block = (block + 1) % work.block_count;
+  }
+  Report(state, work, coded_bytes);
+}
+
 void DecodeByEngine(benchmark::State& state, const char* device) {
   constexpr uint32_t kDepth = 64;
   Workload work(state);
@@ -176,14 +195,16 @@ BENCHMARK(Decode)->Apply(Blocks);
 BENCHMARK(DecodeSideBySide)->Apply(Blocks);
 BENCHMARK(Encode)->Apply(Blocks);
 
-void DeflateBlocks(benchmark::internal::Benchmark* bench) {
+template <int64_t kCodec>
+void BlocksOf(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"codec", "kind", "block"});
   for (const int64_t kind : {0, 1}) {
-    for (const int64_t block : {32 << 10, 64 << 10}) bench->Args({1, kind, block});
+    for (const int64_t block : {32 << 10, 64 << 10}) bench->Args({kCodec, kind, block});
   }
 }
 
-BENCHMARK(DecodeByIgzip)->Apply(DeflateBlocks);
+BENCHMARK(DecodeByIgzip)->Apply(BlocksOf<1>);
+BENCHMARK(DecodeByLibzstd)->Apply(BlocksOf<2>);
 
 // The same and how many are in flight.
 void EngineBlocks(benchmark::internal::Benchmark* bench) {

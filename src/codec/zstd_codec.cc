@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include "codec/literal_zstd.h"
+
 namespace shadowserve {
 namespace {
 
@@ -61,6 +63,17 @@ class ZstdCodec final : public BlockCodec {
   }
 
   Status Decode(std::span<const std::byte> coded, std::span<std::byte> symbols) override {
+    return literals_.Decode(coded, symbols) ? OkStatus() : DecodeAny(coded, symbols);
+  }
+
+ private:
+  static Status Refused(const char* what) {
+    return Status(StatusCode::kUnsupported,
+                  std::string("zstd ") + ZSTD_versionString() + " refuses: " + what);
+  }
+
+  // Any frame, and what is wrong with one.
+  Status DecodeAny(std::span<const std::byte> coded, std::span<std::byte> symbols) {
     ZSTD_frameHeader header;
     if (ZSTD_getFrameHeader(&header, coded.data(), coded.size()) != 0 ||
         header.frameType != ZSTD_frame) {
@@ -82,12 +95,6 @@ class ZstdCodec final : public BlockCodec {
     return OkStatus();
   }
 
- private:
-  static Status Refused(const char* what) {
-    return Status(StatusCode::kUnsupported,
-                  std::string("zstd ") + ZSTD_versionString() + " refuses: " + what);
-  }
-
   static Result<size_t> EncoderBytes() {
     const std::unique_ptr<ZSTD_CCtx_params, decltype(&ZSTD_freeCCtxParams)> parameters(
         ZSTD_createCCtxParams(), ZSTD_freeCCtxParams);
@@ -102,6 +109,7 @@ class ZstdCodec final : public BlockCodec {
     return bytes;
   }
 
+  LiteralZstd literals_;
   std::unique_ptr<std::byte[]> encoder_memory_;
   std::unique_ptr<std::byte[]> decoder_memory_;
   ZSTD_CCtx* encoder_ = nullptr;  // in encoder_memory_

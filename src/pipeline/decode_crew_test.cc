@@ -17,7 +17,7 @@ namespace {
 constexpr ModelShape kShape{6, 4, 64, KvDtype::kBf16, 1};    // one segment to a chunk
 constexpr ModelShape kGrouped{6, 4, 64, KvDtype::kBf16, 2};  // two
 constexpr StoredForm kForm{Profile::kLossless, CodecId::kZstd};
-constexpr uint32_t kChunks = 8;
+constexpr uint32_t kChunks = 6;
 constexpr uint32_t kThreads = 3;
 
 // Some chunks, saved, and an engine to load them into: its second half of pages.

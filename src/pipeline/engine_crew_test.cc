@@ -21,7 +21,7 @@ using engine_test::SameBytes;
 constexpr ModelShape kGrouped{5, 8, 128, KvDtype::kBf16, 2};  // two ranges, two groups
 constexpr uint32_t kThreads = 3;
 constexpr uint32_t kQueues = kThreads + 1;  // the last one is the test's own thread's
-constexpr uint32_t kChunks = 6;
+constexpr uint32_t kChunks = 3;             // to save one takes seconds under TSan
 // Loads until something has happened that is up to the threads.
 constexpr int kRoundsMax = 500;
 
@@ -223,7 +223,7 @@ TEST(EngineCrewTest, AnEngineThatIsGoneForAllThreadsLeavesAllToSoftware) {
 TEST(EngineCrewTest, DamageIsOneMissAndCountedOnce) {
   CrewBench bench({.shape = kGrouped});
   bench.engine.faults = {.hold = 30, .reorder = true};
-  for (const uint32_t damaged : {2U, 5U}) {
+  for (const uint32_t damaged : {0U, kChunks - 1}) {
     for (const ObjectName& name : bench.bench.Objects()) {
       if (name.kind != ObjectKind::kSegment || name.key != KeyOf(damaged)) continue;
       bench.bench.Tamper(name, [](auto& bytes) { bytes.back() ^= std::byte{1}; });
