@@ -168,7 +168,7 @@ struct LiteralZstd::HuffmanCode {
     if (bits > kCodeBitsMax || !std::has_single_bit(rest)) return false;
     const auto last_weight = static_cast<uint32_t>(std::bit_width(rest));
     ++of_weight[last_weight];
-    if (of_weight[1] < 2) return false;  // the longest codes are two at least
+    if (of_weight[1] == 0) return false;  // then the longest codes would be shorter
     std::array<uint16_t, kCodeBitsMax + 2> at = {};
     for (uint32_t weight = 1; weight <= kCodeBitsMax; ++weight) {
       at[weight + 1] = static_cast<uint16_t>(at[weight] + of_weight[weight]);
@@ -242,7 +242,7 @@ void LiteralZstd::FillTables(const HuffmanCode& code) {
   code.Fill(kCodeBitsMax, threes_, 0, 0, &fours_);
 }
 
-// Code by code, with every check; the last code must end where the stream begins.
+// Code by code; the last one must end where the stream begins, and not below.
 bool LiteralZstd::Finish(Stream* stream) const {
   const int64_t left =
       (stream->next - stream->coded.data()) * 8 + 64 - std::countr_zero(stream->held);
@@ -250,7 +250,6 @@ bool LiteralZstd::Finish(Stream* stream) const {
   for (; stream->out < stream->out_end; ++stream->out) {
     const size_t group = kTableSize | reader.Peek(kCodeBitsMax);
     reader.Skip(ones_.marks[group] & kLengthMask);
-    if (reader.left() < 0) return false;
     *stream->out = static_cast<std::byte>(ones_.bytes[group]);
   }
   return reader.left() == 0;

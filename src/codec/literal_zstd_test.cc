@@ -167,8 +167,8 @@ TEST(LiteralZstd, DecodesOfDamagedFramesOnlyWhatLibzstdDoes) {
     ASSERT_EQ(size, symbols.size());
     ASSERT_TRUE(std::ranges::equal(out.bytes(), by_libzstd)) << round;
   }
-  EXPECT_GT(refused, 1000U);
-  EXPECT_GT(accepted, 30U);
+  EXPECT_GT(refused, 3000U);
+  EXPECT_GT(accepted, 200U);
 }
 
 }  // namespace
