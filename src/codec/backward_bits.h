@@ -4,11 +4,11 @@
 #define SHADOWSERVE_CODEC_BACKWARD_BITS_H_
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
+
+#include "codec/bit_words.h"
 
 namespace shadowserve {
 
@@ -28,9 +28,9 @@ class BackwardBits {
     uint64_t bits = 0;
     if (low >= 0) [[likely]] {
       const size_t at = std::min(static_cast<size_t>(low) / 8, bytes_.size() - kBytesMin);
-      bits = Load(at) >> (static_cast<size_t>(low) - at * 8);
+      bits = LoadBits(&bytes_[at]) >> (static_cast<size_t>(low) - at * 8);
     } else if (left_ > 0) {
-      bits = Load(0) << -low;
+      bits = LoadBits(bytes_.data()) << -low;
     }
     return static_cast<uint32_t>(bits & ((uint64_t{1} << count) - 1));
   }
@@ -38,7 +38,7 @@ class BackwardBits {
   uint64_t Window() const {
     const auto low = static_cast<size_t>(left_ - 64);
     const size_t at = (low + 7) / 8;
-    return Load(at) << (at * 8 - low);
+    return LoadBits(&bytes_[at]) << (at * 8 - low);
   }
   void Skip(uint32_t count) { left_ -= count; }
   uint32_t Take(uint32_t count) {
@@ -48,13 +48,6 @@ class BackwardBits {
   }
 
  private:
-  static_assert(std::endian::native == std::endian::little);
-  uint64_t Load(size_t at) const {
-    uint64_t bits = 0;
-    std::memcpy(&bits, &bytes_[at], sizeof(bits));
-    return bits;
-  }
-
   std::span<const std::byte> bytes_;
   int64_t left_;
 };

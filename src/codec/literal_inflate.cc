@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "codec/bit_words.h"
 #include "codec/deflate_format.h"
 #include "codec/huffman.h"
 
@@ -34,17 +35,6 @@ constexpr uint64_t kMark = uint64_t{1} << 63;
 // What a full `held` has at least: 63 bits less up to 7 of a byte begun.
 constexpr uint32_t kHeldBits = 56;
 
-static_assert(std::endian::native == std::endian::little);
-uint64_t Load(const std::byte* from) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, from, sizeof(bits));
-  return bits;
-}
-
-void Store(uint32_t bytes, std::byte* to) {
-  std::memcpy(to, &bytes, sizeof(bytes));
-}
-
 // The bits of a stream from any position on, zeros behind its end.
 class BitReader {
  public:
@@ -58,7 +48,7 @@ class BitReader {
     const auto at = static_cast<size_t>(std::min<uint64_t>(position_ / 8, size_));
     uint64_t bits = 0;
     if (size_ - at >= sizeof(bits)) {
-      bits = Load(begin_ + at);
+      bits = LoadBits(begin_ + at);
     } else {
       std::memcpy(&bits, begin_ + at, size_ - at);
     }
@@ -158,7 +148,7 @@ size_t InputRounds(const Stream* streams, const std::array<const std::byte*, kSt
 [[gnu::always_inline]] inline void Refill(const std::byte** next, uint64_t* held) {
   const auto taken = static_cast<uint64_t>(std::countl_zero(*held));
   *next += taken / 8;
-  *held = (Load(*next) | kMark) >> taken % 8;
+  *held = (LoadBits(*next) | kMark) >> taken % 8;
 }
 
 // Decodes streams of one size whose output lies kSymbolStride apart, as long as none is near the
@@ -235,7 +225,7 @@ template <size_t kStreams, uint32_t kBits, typename Stream, typename Table>
         for (size_t k = 0; k < kStreams; ++k) {
           const uint64_t entry = tables[k][held[k] & kMask];
           held[k] >>= entry & 63;
-          Store(static_cast<uint32_t>(entry >> 6), out[k]);
+          StoreFour(static_cast<uint32_t>(entry >> 6), out[k]);
           out[k] += entry >> 30;
         }
       }
@@ -314,7 +304,7 @@ bool LiteralInflate::Open(const CodedBlock& block, Stream* stream) {
   stream->end = end;
   stream->out = block.symbols.data();
   stream->out_end = block.symbols.data() + block.symbols.size();
-  stream->held = (Load(stream->next) | kMark) >> reader.position() % 8;
+  stream->held = (LoadBits(stream->next) | kMark) >> reader.position() % 8;
   return true;
 }
 

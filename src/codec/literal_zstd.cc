@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "codec/backward_bits.h"
+#include "codec/bit_words.h"
 #include "codec/zstd_weights.h"
 
 namespace shadowserve {
@@ -38,17 +39,6 @@ constexpr size_t kGroupsAtATime = 4;
 constexpr uint32_t kLengthMask = 63;
 constexpr uint32_t kCountShift = 6;
 constexpr uint32_t kCounted = 1U << kCountShift;
-
-static_assert(std::endian::native == std::endian::little);
-uint64_t LoadWord(const std::byte* from) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, from, sizeof(bits));
-  return bits;
-}
-
-void StoreWord(uint32_t bytes, std::byte* to) {
-  std::memcpy(to, &bytes, sizeof(bytes));
-}
 
 // REQUIRES: count <= 8, bytes.size() >= count.
 uint64_t LittleEndian(Bytes bytes, size_t count) {
@@ -87,7 +77,7 @@ template <size_t kCount, typename Stream, typename Groups>
       for (size_t k = 0; k < kCount; ++k) {
         const auto taken = static_cast<uint64_t>(std::countr_zero(held[k]));
         const std::byte* moved = next[k] - taken / 8;
-        held[k] = (LoadWord(moved) | 1) << taken % 8;
+        held[k] = (LoadBits(moved) | 1) << taken % 8;
         next[k] = moved;
       }
 #pragma GCC unroll 8
@@ -95,7 +85,7 @@ template <size_t kCount, typename Stream, typename Groups>
 #pragma GCC unroll 8
         for (size_t k = 0; k < kCount; ++k) {
           const uint64_t next_bits = held[k] >> (64 - kZstdCodeBitsMax);
-          StoreWord(groups.bytes[next_bits], out[k]);
+          StoreFour(groups.bytes[next_bits], out[k]);
           const uint64_t mark = groups.marks[next_bits];
           held[k] <<= mark & kLengthMask;
           out[k] += (mark >> kCountShift) + 1;
@@ -322,7 +312,7 @@ bool LiteralZstd::Decode(std::span<const std::byte> coded, std::span<std::byte> 
     rest = rest.subspan(bytes);
     if (stream.coded.back() == std::byte{0}) return false;
     stream.next = stream.coded.data() + bytes - sizeof(uint64_t);
-    const uint64_t word = LoadWord(stream.next);
+    const uint64_t word = LoadBits(stream.next);
     stream.held = (word | 1) << (std::countl_zero(word) + 1);
     stream.out = symbols.data() + share * k;
     stream.out_end = last ? symbols.data() + symbols.size() : stream.out + share;
