@@ -74,17 +74,27 @@ std::vector<std::vector<std::byte>> EncodeAll(Workload& work, size_t* coded_byte
   return coded;
 }
 
-void Decode(benchmark::State& state) {
-  Workload work(state);
+// One block after the other; `decode(coded, symbols)` says whether it is good.
+template <typename DecodeBlock>
+void DecodeAlone(benchmark::State& state, Workload& work, DecodeBlock decode) {
   size_t coded_bytes = 0;
   const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
   std::vector<std::byte> out(work.block_bytes);
   size_t block = 0;
   for (auto _ : state) {
-    if (!work.codec->Decode(coded[block], out).ok()) state.SkipWithError("corrupt");
+    if (!decode(coded[block], out)) state.SkipWithError("corrupt");
     block = (block + 1) % work.block_count;
   }
   Report(state, work, coded_bytes);
+}
+
+using Coded = std::span<const std::byte>;
+using Out = std::span<std::byte>;
+
+void Decode(benchmark::State& state) {
+  Workload work(state);
+  DecodeAlone(state, work,
+              [&](Coded coded, Out out) { return work.codec->Decode(coded, out).ok(); });
 }
 
 void DecodeSideBySide(benchmark::State& state) {
@@ -111,39 +121,26 @@ void DecodeSideBySide(benchmark::State& state) {
 
 void DecodeByIgzip(benchmark::State& state) {
   Workload work(state);
-  size_t coded_bytes = 0;
-  const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
-  std::vector<std::byte> out(work.block_bytes);
   inflate_state inflate;
   isal_inflate_init(&inflate);
-  size_t block = 0;
-  for (auto _ : state) {
+  DecodeAlone(state, work, [&](Coded coded, Out out) {
     isal_inflate_reset(&inflate);
-    inflate.next_in = reinterpret_cast<uint8_t*>(const_cast<std::byte*>(coded[block].data()));
-    inflate.avail_in = static_cast<uint32_t>(coded[block].size());
+    inflate.next_in = reinterpret_cast<uint8_t*>(const_cast<std::byte*>(coded.data()));
+    inflate.avail_in = static_cast<uint32_t>(coded.size());
     inflate.next_out = reinterpret_cast<uint8_t*>(out.data());
     inflate.avail_out = static_cast<uint32_t>(out.size());
-    if (isal_inflate_stateless(&inflate) != ISAL_DECOMP_OK) state.SkipWithError("corrupt");
-    block = (block + 1) % work.block_count;
-  }
-  Report(state, work, coded_bytes);
+    return isal_inflate_stateless(&inflate) == ISAL_DECOMP_OK;
+  });
 }
 
 void DecodeByLibzstd(benchmark::State& state) {
   Workload work(state);
-  size_t coded_bytes = 0;
-  const std::vector<std::vector<std::byte>> coded = EncodeAll(work, &coded_bytes);
-  std::vector<std::byte> out(work.block_bytes);
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> decoder(ZSTD_createDCtx(),
                                                                      ZSTD_freeDCtx);
-  size_t block = 0;
-  for (auto _ : state) {
-    const size_t size = ZSTD_decompressDCtx(decoder.get(), out.data(), out.size(),
-                                            coded[block].data(), coded[block].size());
-    if (size != out.size()) state.SkipWithError("corrupt");
-    block = (block + 1) % work.block_count;
-  }
-  Report(state, work, coded_bytes);
+  DecodeAlone(state, work, [&](Coded coded, Out out) {
+    return ZSTD_decompressDCtx(decoder.get(), out.data(), out.size(), coded.data(), coded.size()) ==
+           out.size();
+  });
 }
 
 void DecodeByEngine(benchmark::State& state, const char* device) {

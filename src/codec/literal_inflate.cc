@@ -6,6 +6,7 @@
 
 #include "codec/bit_words.h"
 #include "codec/deflate_format.h"
+#include "codec/forward_bits.h"
 #include "codec/huffman.h"
 
 namespace shadowserve {
@@ -35,38 +36,6 @@ constexpr uint64_t kMark = uint64_t{1} << 63;
 // What a full `held` has at least: 63 bits less up to 7 of a byte begun.
 constexpr uint32_t kHeldBits = 56;
 
-// The bits of a stream from any position on, zeros behind its end.
-class BitReader {
- public:
-  BitReader(const std::byte* begin, const std::byte* end, uint64_t position)
-      : begin_(begin), size_(static_cast<size_t>(end - begin)), position_(position) {}
-
-  uint64_t position() const { return position_; }
-  bool within() const { return position_ <= uint64_t{size_} * 8; }
-  // The next bits, `count` <= 32 of them.
-  uint32_t Peek(uint32_t count) const {
-    const auto at = static_cast<size_t>(std::min<uint64_t>(position_ / 8, size_));
-    uint64_t bits = 0;
-    if (size_ - at >= sizeof(bits)) {
-      bits = LoadBits(begin_ + at);
-    } else {
-      std::memcpy(&bits, begin_ + at, size_ - at);
-    }
-    return static_cast<uint32_t>(bits >> position_ % 8 & ((uint64_t{1} << count) - 1));
-  }
-  void Skip(uint32_t count) { position_ += count; }
-  uint32_t Take(uint32_t count) {
-    const uint32_t bits = Peek(count);
-    Skip(count);
-    return bits;
-  }
-
- private:
-  const std::byte* begin_;
-  size_t size_;
-  uint64_t position_;
-};
-
 // Whether codes of these lengths claim all of the code space and no more.
 bool IsComplete(std::span<const uint8_t> lengths) {
   uint64_t share = 0;
@@ -77,7 +46,7 @@ bool IsComplete(std::span<const uint8_t> lengths) {
 }
 
 // Reads the tables in front of the codes. False: another kind of block, or damaged.
-bool ReadLengths(BitReader* reader, std::array<uint8_t, kEndOfBlock + 1>* lengths) {
+bool ReadLengths(ForwardBits* reader, std::array<uint8_t, kEndOfBlock + 1>* lengths) {
   const bool final = reader->Take(1) == 1;
   const bool dynamic = reader->Take(2) == 2;
   const bool literals_only = reader->Take(5) == 0;
@@ -293,7 +262,7 @@ LiteralInflate::LiteralInflate() {
 // False: not decoded here.
 bool LiteralInflate::Open(const CodedBlock& block, Stream* stream) {
   const std::byte* const end = block.coded.data() + block.coded.size();
-  BitReader reader(block.coded.data(), end, 0);
+  ForwardBits reader(block.coded.data(), end, 0);
   if (!ReadLengths(&reader, &stream->lengths)) return false;
   stream->bits_max = *std::ranges::max_element(stream->lengths);
   const auto at = static_cast<size_t>(reader.position() / 8);
@@ -356,8 +325,8 @@ void LiteralInflate::FillGroups(const CodeTable& codes, uint32_t bits, GroupTabl
 // Code by code, with every check; then the end of the block must be the end of the input.
 bool LiteralInflate::Finish(const CodeTable& codes, uint32_t bits, Stream* stream) {
   const auto begun = static_cast<uint64_t>(stream->next - stream->begin) * 8;
-  BitReader reader(stream->begin, stream->end,
-                   begun + static_cast<uint32_t>(std::countl_zero(stream->held)));
+  ForwardBits reader(stream->begin, stream->end,
+                     begun + static_cast<uint32_t>(std::countl_zero(stream->held)));
   for (; stream->out < stream->out_end; ++stream->out) {
     const uint16_t entry = codes[reader.Peek(bits)];
     if ((entry & 0xFF) == 0) return false;  // ends too early

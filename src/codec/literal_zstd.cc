@@ -134,17 +134,17 @@ __attribute__((target("bmi,bmi2"), noinline)) void RunAllFast(std::span<Stream, 
 
 }  // namespace
 
-// Complete codes of up to kCodeBitsMax bits.
+// Complete codes of up to kZstdCodeBitsMax bits.
 struct LiteralZstd::HuffmanCode {
   // The symbols that have a code, the longest codes first: the order of the codes' values.
   std::array<uint8_t, ZstdWeights::kMax + 1> symbols;
   // Where those of a length begin.
-  std::array<uint16_t, kCodeBitsMax + 1> begins = {};
+  std::array<uint16_t, kZstdCodeBitsMax + 1> begins = {};
   uint32_t shortest = 1;
 
   // False: not such codes.
   bool Init(const ZstdWeights& weights) {
-    std::array<uint16_t, kCodeBitsMax + 2> of_weight = {};
+    std::array<uint16_t, kZstdCodeBitsMax + 2> of_weight = {};
     uint32_t sum = 0;
     for (size_t i = 0; i < weights.count; ++i) {
       const uint8_t weight = weights.of[i];
@@ -155,15 +155,15 @@ struct LiteralZstd::HuffmanCode {
     if (sum == 0) return false;
     const auto bits = static_cast<uint32_t>(std::bit_width(sum));
     const uint32_t rest = (1U << bits) - sum;
-    if (bits > kCodeBitsMax || !std::has_single_bit(rest)) return false;
+    if (bits > kZstdCodeBitsMax || !std::has_single_bit(rest)) return false;
     const auto last_weight = static_cast<uint32_t>(std::bit_width(rest));
     ++of_weight[last_weight];
     if (of_weight[1] == 0) return false;  // then the longest codes would be shorter
-    std::array<uint16_t, kCodeBitsMax + 2> at = {};
-    for (uint32_t weight = 1; weight <= kCodeBitsMax; ++weight) {
+    std::array<uint16_t, kZstdCodeBitsMax + 2> at = {};
+    for (uint32_t weight = 1; weight <= kZstdCodeBitsMax; ++weight) {
       at[weight + 1] = static_cast<uint16_t>(at[weight] + of_weight[weight]);
     }
-    for (uint32_t length = 1; length <= kCodeBitsMax; ++length) {
+    for (uint32_t length = 1; length <= kZstdCodeBitsMax; ++length) {
       begins[length] = length > bits ? uint16_t{0} : at[bits + 1 - length];
     }
     begins[0] = at[bits + 1];
@@ -215,21 +215,21 @@ LiteralZstd::LiteralZstd() {
 void LiteralZstd::FillTables(const HuffmanCode& code) {
   static constexpr Groups<kTableSize> kNone = {};
   // Behind one code, and behind two and three, there are not more bits left than this.
-  std::array<uint32_t, 4> left = {kCodeBitsMax};
+  std::array<uint32_t, 4> left = {kZstdCodeBitsMax};
   for (size_t i = 1; i < left.size(); ++i)
     left[i] = left[i - 1] - std::min(left[i - 1], code.shortest);
   // In this order: the groups of some bits begin where those of a bit less end.
   for (uint32_t bits = 0; bits <= left[3]; ++bits) {
     code.Fill(bits, kNone, kCounted, size_t{1} << bits, &ones_);
   }
-  code.Fill(kCodeBitsMax, kNone, kCounted, kTableSize, &ones_);
+  code.Fill(kZstdCodeBitsMax, kNone, kCounted, kTableSize, &ones_);
   for (uint32_t bits = 0; bits <= left[2]; ++bits) {
     code.Fill(bits, ones_, kCounted, size_t{1} << bits, &twos_);
   }
   for (uint32_t bits = 0; bits <= left[1]; ++bits) {
     code.Fill(bits, twos_, kCounted, size_t{1} << bits, &threes_);
   }
-  code.Fill(kCodeBitsMax, threes_, 0, 0, &fours_);
+  code.Fill(kZstdCodeBitsMax, threes_, 0, 0, &fours_);
 }
 
 // Code by code; the last one must end where the stream begins, and not below.
@@ -238,7 +238,7 @@ bool LiteralZstd::Finish(Stream* stream) const {
       (stream->next - stream->coded.data()) * 8 + 64 - std::countr_zero(stream->held);
   BackwardBits reader(stream->coded, left);
   for (; stream->out < stream->out_end; ++stream->out) {
-    const size_t group = kTableSize | reader.Peek(kCodeBitsMax);
+    const size_t group = kTableSize | reader.Peek(kZstdCodeBitsMax);
     reader.Skip(ones_.marks[group] & kLengthMask);
     *stream->out = static_cast<std::byte>(ones_.bytes[group]);
   }

@@ -31,8 +31,7 @@ class LiteralZstd {
   bool Decode(std::span<const std::byte> coded, std::span<std::byte> symbols);
 
  private:
-  static constexpr uint32_t kCodeBitsMax = kZstdCodeBitsMax;
-  static constexpr size_t kTableSize = size_t{1} << kCodeBitsMax;
+  static constexpr size_t kTableSize = size_t{1} << kZstdCodeBitsMax;
 
   // What is at work on groups touches up to so many behind the last it means.
   static constexpr size_t kTouchedBehind = 3;
@@ -54,7 +53,7 @@ class LiteralZstd {
   Groups<2 * kTableSize> ones_;
   Groups<kTableSize> twos_;
   Groups<kTableSize> threes_;
-  // Indexed by the next kCodeBitsMax bits: one to four codes.
+  // Indexed by the next kZstdCodeBitsMax bits: one to four codes.
   Groups<kTableSize> fours_;
   bool fast_shifts_ = false;  // x86-64: BMI2 and TZCNT
 };

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
-#include <cstring>
 
 #include "codec/backward_bits.h"
+#include "codec/forward_bits.h"
 
 namespace shadowserve {
 namespace {
@@ -30,28 +30,20 @@ using StateCounts = std::array<int, kWeightValues>;
 
 // Reads them, forward (RFC 8878, 4.1.1). Returns the bytes read, 0: damaged.
 size_t ReadStateCounts(std::span<const std::byte> bytes, uint32_t* accuracy, StateCounts* counts) {
-  size_t position = 0;
-  const auto take = [&](uint32_t count) {
-    const size_t at = std::min(position / 8, bytes.size());
-    uint32_t bits = 0;
-    std::memcpy(&bits, bytes.data() + at, std::min(sizeof(bits), bytes.size() - at));
-    bits = bits >> position % 8 & ((1U << count) - 1);
-    position += count;
-    return bits;
-  };
-  *accuracy = take(4) + 5;
+  ForwardBits reader(bytes.data(), bytes.data() + bytes.size(), 0);
+  *accuracy = reader.Take(4) + 5;
   if (*accuracy > kAccuracyMax) return 0;
   *counts = {};
   size_t filled = 0;
   for (int left = 1 << *accuracy; left > 0;) {
     if (filled == counts->size()) return 0;
-    // A value of 0 to left + 1; the lowest ones take a bit less than the others.
+    // A value of 0 to left + 1, so no more than are left; the lowest ones take a bit less.
     const auto values = static_cast<uint32_t>(left) + 2;
     const auto bits = static_cast<uint32_t>(std::bit_width(values - 1));
     const uint32_t short_values = (1U << bits) - values;
-    uint32_t value = take(bits - 1);
+    uint32_t value = reader.Take(bits - 1);
     if (value >= short_values) {
-      value |= take(1) << (bits - 1);
+      value |= reader.Take(1) << (bits - 1);
       if (value >= 1U << (bits - 1)) value -= short_values;
     }
     const int count = static_cast<int>(value) - 1;
@@ -59,13 +51,12 @@ size_t ReadStateCounts(std::span<const std::byte> bytes, uint32_t* accuracy, Sta
     left -= std::abs(count);
     // Zeros come in runs.
     for (uint32_t more = count == 0 ? 3 : 0; more == 3;) {
-      more = take(2);
+      more = reader.Take(2);
       filled += more;
       if (filled > counts->size()) return 0;
     }
-    if (left < 0) return 0;
   }
-  return position <= bytes.size() * 8 ? (position + 7) / 8 : 0;
+  return reader.within() ? static_cast<size_t>((reader.position() + 7) / 8) : 0;
 }
 
 // Spreads the weights over the states.
@@ -86,8 +77,8 @@ void FillStates(const StateCounts& counts, StateTable* table) {
     }
   }
   std::array<uint32_t, kWeightValues> numbers;
-  for (size_t i = 0; i < numbers.size(); ++i)
-    numbers[i] = static_cast<uint32_t>(std::abs(counts[i]));
+  std::ranges::transform(counts, numbers.begin(),
+                         [](int count) { return static_cast<uint32_t>(std::abs(count)); });
   for (State& state : std::span(table->states).first(size)) {
     const uint32_t number = numbers[state.weight]++;
     state.bits = static_cast<uint8_t>(table->accuracy + 1 - std::bit_width(number));

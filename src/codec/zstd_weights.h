@@ -19,9 +19,11 @@ struct ZstdWeights {
   size_t count = 0;
 };
 
+// Of literals.
+inline constexpr uint32_t kZstdCodeBitsMax = 11;
+
 // Returns the bytes that the weights take from the beginning of `bytes`; 0: damaged, or with
 // weights that no code of kZstdCodeBitsMax has.
-inline constexpr uint32_t kZstdCodeBitsMax = 11;
 size_t ReadZstdWeights(std::span<const std::byte> bytes, ZstdWeights* weights);
 
 }  // namespace shadowserve
